@@ -1,0 +1,102 @@
+package api
+
+import "time"
+
+// An edge joins once with a join token, then signs every call with its own Ed25519 key: Authorization: Bearer of a
+// JWT (EdDSA, iss = sub = edge id, aud = "segue-fleet", at most 60 s long).
+//
+//	POST /v1/admin/join-tokens     NewJoinToken -> JoinToken        (admin scope "fleet")
+//	GET  /v1/admin/edges           -> Page[Edge]                    (admin scope "fleet")
+//	POST /v1/admin/edges/{id}/drain, /undrain                       (admin scope "fleet")
+//	POST /v1/fleet/join            Join -> Joined
+//	POST /v1/fleet/heartbeat       Heartbeat -> HeartbeatReply      (edge), every 2 s
+//	GET  /v1/fleet/config          -> EdgeConfig, ETag = revision   (edge), If-None-Match and ?wait=30s: long poll
+
+// NewJoinToken asks for a join token.
+type NewJoinToken struct {
+	Region     string `json:"region"`
+	TTLSeconds int    `json:"ttl_seconds,omitempty"` // default 3600, at most 86400
+	MaxUses    int    `json:"max_uses,omitempty"`    // default 1
+}
+
+// JoinToken lets edges into one region until ExpiresAt.
+type JoinToken struct {
+	Token     string    `json:"token"`
+	Region    string    `json:"region"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// Join is an edge's request to be admitted. Joining again with the same PublicKey returns the same identity.
+type Join struct {
+	Token     string `json:"token"`
+	Name      string `json:"name"`       // [a-z0-9-]{1,63}, unique in the fleet; the pathway id
+	URL       string `json:"url"`        // how players reach it: http(s)://host[:port], no path
+	PublicKey []byte `json:"public_key"` // Ed25519, 32 bytes
+	Version   string `json:"version"`    // of the software
+}
+
+// Joined is the edge's identity.
+type Joined struct {
+	EdgeID string `json:"edge_id"`
+	Region string `json:"region"`
+}
+
+// Heartbeat is what an edge says of itself. Rates are over the time since the last one.
+type Heartbeat struct {
+	URL            string    `json:"url"`
+	Version        string    `json:"version"`
+	At             time.Time `json:"at"` // the edge's clock
+	Draining       bool      `json:"draining"`
+	Connections    int64     `json:"connections"`
+	EgressBps      int64     `json:"egress_bps"`
+	RequestsPerSec float64   `json:"requests_per_second"`
+	HitRatio       float64   `json:"hit_ratio"` // 0..1 of requests
+	CPURatio       float64   `json:"cpu_ratio"` // 0..1 of all cores
+	MemoryBytes    int64     `json:"memory_bytes"`
+	DiskBytes      int64     `json:"disk_bytes"`
+	ConfigRevision string    `json:"config_revision"` // the EdgeConfig in force
+}
+
+// HeartbeatReply tells the edge what to be.
+type HeartbeatReply struct {
+	Draining bool `json:"draining"`
+}
+
+// EdgeConfig is an edge's part of the fleet's configuration, applied whole or not at all.
+type EdgeConfig struct {
+	Revision string     `json:"revision"`
+	Issuer   string     `json:"issuer"`  // iss of valid access tokens
+	Keys     []TokenKey `json:"keys"`    // all that verify now
+	Revoked  []string   `json:"revoked"` // cti of tokens that are refused before their end
+}
+
+// TokenKey verifies Common Access Tokens. Alg EdDSA: Key is the public key, 32 bytes. Alg HS256: the secret.
+type TokenKey struct {
+	ID  string `json:"id"` // COSE kid
+	Alg string `json:"alg"`
+	Key []byte `json:"key"`
+}
+
+// Edge is what an operator sees of an edge.
+type Edge struct {
+	ID        string     `json:"id"`
+	Name      string     `json:"name"`
+	Region    string     `json:"region"`
+	URL       string     `json:"url"`
+	State     string     `json:"state"` // healthy, draining, dead
+	LastSeen  time.Time  `json:"last_seen"`
+	Heartbeat *Heartbeat `json:"heartbeat,omitempty"`
+}
+
+// NewRegion creates or replaces a region: PUT /v1/admin/regions/{name} (admin scope "fleet").
+type NewRegion struct {
+	DisplayName string  `json:"display_name"`
+	Latitude    float64 `json:"latitude"`
+	Longitude   float64 `json:"longitude"`
+}
+
+// Region is a place with edges: GET /v1/admin/regions -> Page[Region].
+type Region struct {
+	Name string `json:"name"` // [a-z0-9-]{1,63}
+	NewRegion
+}

@@ -1,0 +1,67 @@
+package serve
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"github.com/goccy/go-yaml"
+)
+
+// YAML is a kong configuration loader for the one file of a process: a flat YAML mapping whose keys are the names
+// of the command's flags, so `--help` is the manual of the file too. Flags given on the command line win. A key
+// that is no flag, a nested mapping and a broken file are errors that name the key.
+//
+//	listen: 127.0.0.1:8081
+//	memory: 256MiB
+//	route: ["/=http://127.0.0.1:9000"]
+func YAML(r io.Reader) (kong.Resolver, error) {
+	values := map[string]any{}
+	if err := yaml.NewDecoder(r).Decode(&values); err != nil && err != io.EOF {
+		return nil, fmt.Errorf("config file: %s", strings.SplitN(err.Error(), "\n", 2)[0])
+	}
+	return &fileResolver{values}, nil
+}
+
+type fileResolver struct{ values map[string]any }
+
+// Validate refuses keys that no flag of the program has.
+func (f *fileResolver) Validate(app *kong.Application) error {
+	known := map[string]bool{}
+	_ = kong.Visit(app, func(n kong.Visitable, next kong.Next) error {
+		if flag, ok := n.(*kong.Flag); ok {
+			known[flag.Name] = true
+		}
+		return next(nil)
+	})
+	for key, v := range f.values {
+		if !known[key] {
+			return fmt.Errorf("config file: unknown key %q; the keys are the flags of --help without their dashes", key)
+		}
+		if _, nested := v.(map[string]any); nested {
+			return fmt.Errorf("config file: key %q holds a mapping, want one value or a list", key)
+		}
+	}
+	return nil
+}
+
+// Resolve gives the file's value for a flag, in the text form that the flag itself takes.
+func (f *fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	v, ok := f.values[flag.Name]
+	if !ok {
+		return nil, nil
+	}
+	if list, ok := v.([]any); ok {
+		parts := make([]string, len(list))
+		for i, e := range list {
+			parts[i] = fmt.Sprint(e)
+		}
+		if slices.ContainsFunc(parts, func(s string) bool { return strings.Contains(s, ",") }) && flag.Tag.Sep == ',' {
+			return nil, fmt.Errorf("config file: key %q: a list element may not hold a comma", flag.Name)
+		}
+		return strings.Join(parts, ","), nil
+	}
+	return fmt.Sprint(v), nil
+}
