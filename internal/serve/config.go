@@ -3,7 +3,6 @@ package serve
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -54,14 +53,14 @@ func (f *fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (
 		return nil, nil
 	}
 	if list, ok := v.([]any); ok {
+		if flag.Tag.Sep == -1 { // kong takes such a list as it is
+			return list, nil
+		}
 		parts := make([]string, len(list))
 		for i, e := range list {
 			parts[i] = fmt.Sprint(e)
 		}
-		if slices.ContainsFunc(parts, func(s string) bool { return strings.Contains(s, ",") }) && flag.Tag.Sep == ',' {
-			return nil, fmt.Errorf("config file: key %q: a list element may not hold a comma", flag.Name)
-		}
-		return strings.Join(parts, ","), nil
+		return kong.JoinEscaped(parts, flag.Tag.Sep), nil
 	}
 	return fmt.Sprint(v), nil
 }
