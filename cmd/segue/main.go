@@ -3,8 +3,16 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
+
+	"segue/internal/serve"
+
+	"github.com/alecthomas/kong"
 )
 
 // IO is what a command may write to. Log goes to Stderr.
@@ -13,4 +21,58 @@ type IO struct {
 	Log            *slog.Logger
 }
 
-func main() {}
+// version is set by the build: -ldflags "-X main.version=…".
+var version = "dev"
+
+type cli struct {
+	Config   kong.ConfigFlag `help:"Read flags from this YAML file; its keys are the flag names without dashes." placeholder:"FILE"`
+	LogLevel slog.Level      `help:"Least level logged: debug, info, warn, error." default:"${log_level}" placeholder:"LEVEL"`
+	LogJSON  bool            `help:"Log as JSON, for machines." name:"log-json"`
+
+	// Each command is a struct in its own file; its owner adds its line here.
+	Version versionCmd `cmd:"" help:"Print the version."`
+}
+
+type versionCmd struct{}
+
+// Run prints what was built from what.
+func (versionCmd) Run(io *IO) error {
+	revision := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		revision = info.GoVersion
+	}
+	_, err := fmt.Fprintf(io.Stdout, "segue %s (%s)\n", version, revision)
+	return err
+}
+
+func main() { serve.Main(run) }
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var c cli
+	exited := errors.New("exited")
+	parser, err := kong.New(&c,
+		kong.Name("segue"),
+		kong.Description("Self-hosted music streaming: edges, control plane and tools."),
+		kong.UsageOnError(),
+		kong.Configuration(serve.YAML),
+		kong.Writers(stdout, stderr),
+		kong.Vars{"log_level": "warn"},
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}),
+		kong.Exit(func(int) { panic(exited) }), // only --help ends this way
+		kong.BindTo(ctx, (*context.Context)(nil)),
+	)
+	if err != nil {
+		return fmt.Errorf("bug: command line: %w", err)
+	}
+	defer func() {
+		if r := recover(); r != nil && r != any(exited) {
+			panic(r)
+		}
+	}()
+	k, err := parser.Parse(args)
+	if err != nil {
+		return serve.SetupError{Err: fmt.Errorf("%w; see segue --help", err)}
+	}
+	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
+	return k.Run(&IO{Stdout: stdout, Stderr: stderr, Log: log})
+}
