@@ -29,7 +29,7 @@ type cli struct {
 	LogLevel slog.Level      `help:"Least level logged: debug, info, warn, error." default:"${log_level}" placeholder:"LEVEL"`
 	LogJSON  bool            `help:"Log as JSON, for machines." name:"log-json"`
 
-	// Each command is a struct in its own file; its owner adds its line here.
+	Package Package    `cmd:"" help:"Package audio files into a local folder."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 

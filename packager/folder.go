@@ -1,0 +1,93 @@
+package packager
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"segue/media"
+
+	"github.com/oklog/ulid/v2"
+)
+
+// Folder is the catalogue of a packaged folder with no platform: its track.json files are the record. Identities follow
+// the same rules as on a platform: same bytes, or same album artist, album, disc, number and title, are one track.
+type Folder struct {
+	mu     sync.Mutex // guards the maps
+	tracks map[string]media.TrackID
+	albums map[string]media.AlbumID
+	done   map[string]bool // track id + version
+}
+
+// OpenFolder reads the track.json files below dir, which may be empty.
+func OpenFolder(dir string) (*Folder, error) {
+	f := &Folder{tracks: map[string]media.TrackID{}, albums: map[string]media.AlbumID{}, done: map[string]bool{}}
+	files, err := fs.Glob(os.DirFS(dir), "media/*/*/"+media.TrackFile)
+	if err != nil {
+		return nil, fmt.Errorf("bug: %w", err)
+	}
+	for _, name := range files {
+		t, err := readTrack(filepath.Join(dir, name))
+		if err != nil {
+			return nil, err
+		}
+		f.know(t.ID, t.Source.SHA256, t.Tags)
+		if t.Art != nil {
+			f.albums[albumKey(t.Tags)] = t.Art.AlbumID
+		}
+		f.done[string(t.ID)+string(t.Version)] = true
+	}
+	return f, nil
+}
+
+func readTrack(path string) (media.Track, error) {
+	var t media.Track
+	file, err := os.Open(path)
+	if err != nil {
+		return t, err
+	}
+	defer file.Close()
+	if err := json.NewDecoder(io.LimitReader(file, media.MaxTrackFile)).Decode(&t); err != nil {
+		return t, fmt.Errorf("read %s: %w", path, err)
+	}
+	return t, nil
+}
+
+// Claim implements Catalog.
+func (f *Folder) Claim(_ context.Context, sum string, v media.Version, tags media.Tags) (Claim, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	id := cmp.Or(f.tracks[sum], f.tracks[trackKey(tags)], media.TrackID(ulid.Make().String()))
+	f.know(id, sum, tags)
+	album := cmp.Or(f.albums[albumKey(tags)], media.AlbumID(ulid.Make().String()))
+	f.albums[albumKey(tags)] = album
+	return Claim{TrackID: id, AlbumID: album, Published: f.done[string(id)+string(v)]}, nil
+}
+
+// Publish implements Catalog: track.json, already put, is the publication.
+func (f *Folder) Publish(_ context.Context, t media.Track) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.done[string(t.ID)+string(t.Version)] = true
+	return nil
+}
+
+func (f *Folder) know(id media.TrackID, sum string, tags media.Tags) {
+	f.tracks[sum], f.tracks[trackKey(tags)] = id, id
+}
+
+func albumKey(t media.Tags) string {
+	return strings.ToLower(t.AlbumArtist + "\x00" + t.Album)
+}
+
+func trackKey(t media.Tags) string {
+	return albumKey(t) + "\x00" + strconv.Itoa(t.DiscNumber) + "\x00" + strconv.Itoa(t.TrackNumber) + "\x00" + strings.ToLower(t.Title)
+}
