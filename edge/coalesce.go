@@ -1,0 +1,152 @@
+package edge
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"sync"
+	"time"
+
+	"segue/media"
+)
+
+// maxFill bounds one fill, in blocks: what a client who leaves at once can make an edge fetch in vain.
+const maxFill = 64
+
+// Coalesce answers from memory and fills it from the tier below: blocks that are missing in a row are one Fetch
+// below, whatever the number of waiters; each waiter gets each block when it arrives.
+type Coalesce struct {
+	memory  *Memory
+	below   Source
+	timeout time.Duration // of one fill
+	metrics *metrics
+	life    context.Context // of all fills: they outlive their callers, not the edge
+	stop    context.CancelFunc
+
+	mu      sync.Mutex             // guards pending
+	pending map[BlockKey]*arriving // blocks being filled
+	fills   sync.WaitGroup
+}
+
+// arriving is a block on its way. body, tier and err are set before done is closed.
+type arriving struct {
+	done chan struct{}
+	body []byte
+	tier Tier
+	err  error
+}
+
+func newCoalesce(memory *Memory, below Source, timeout time.Duration, m *metrics) *Coalesce {
+	life, stop := context.WithCancel(context.Background())
+	return &Coalesce{memory: memory, below: below, timeout: timeout, metrics: m, life: life, stop: stop, pending: map[BlockKey]*arriving{}}
+}
+
+// Fetch implements Source.
+func (c *Coalesce) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
+	return func(yield func(Piece, error) bool) {
+		for n := w.First; n <= w.Last; n++ {
+			key := BlockKey{w.Meta.Object, n}
+			if body := c.memory.Get(key); body != nil {
+				if !yield(Piece{n, body, TierMemory}, nil) {
+					return
+				}
+				continue
+			}
+			body, a := c.join(w, n)
+			if body != nil {
+				if !yield(Piece{n, body, TierMemory}, nil) {
+					return
+				}
+				continue
+			}
+			select {
+			case <-a.done:
+			case <-ctx.Done():
+				yield(Piece{}, ctx.Err())
+				return
+			}
+			if a.err != nil {
+				yield(Piece{}, a.err)
+				return
+			}
+			if !yield(Piece{n, a.body, a.tier}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// join returns block n from memory, or its arrival, which it starts for the whole missing run if nobody has.
+func (c *Coalesce) join(w Want, n uint32) ([]byte, *arriving) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a := c.pending[BlockKey{w.Meta.Object, n}]; a != nil {
+		c.metrics.coalesced.Inc()
+		return nil, a
+	}
+	// A fill puts a block into memory before it leaves pending, so this look cannot miss one that just arrived.
+	if body := c.memory.Get(BlockKey{w.Meta.Object, n}); body != nil {
+		return body, nil
+	}
+	run := Want{w.Meta, n, n}
+	var waiting []*arriving
+	for k := n; k <= w.Last && k-n < maxFill; k++ {
+		key := BlockKey{w.Meta.Object, k}
+		if k > n && (c.pending[key] != nil || c.memory.Get(key) != nil) {
+			break
+		}
+		a := &arriving{done: make(chan struct{})}
+		c.pending[key] = a
+		waiting = append(waiting, a)
+		run.Last = k
+	}
+	// The fill outlives its first caller: the others wait for it too, and the bytes are wanted.
+	fctx, cancel := context.WithTimeout(c.life, c.timeout)
+	c.fills.Go(func() {
+		defer cancel()
+		c.fill(fctx, run, waiting)
+	})
+	return nil, waiting[0]
+}
+
+func (c *Coalesce) fill(ctx context.Context, run Want, waiting []*arriving) {
+	next := run.First
+	var failure error
+	for p, err := range c.below.Fetch(ctx, run) {
+		if err == nil && (p.Block != next || len(p.Body) != blockLen(run.Meta.Size, next)) {
+			err = fmt.Errorf("bug: block %d of %d bytes where %d was due: %w", p.Block, len(p.Body), next, media.ErrCorrupt)
+		}
+		if err != nil {
+			failure = err
+			break
+		}
+		key := BlockKey{run.Meta.Object, next}
+		c.metrics.evicted.Add(float64(c.memory.Put(key, p.Body)))
+		c.metrics.filledBytes.WithLabelValues(string(p.Tier)).Add(float64(len(p.Body)))
+		a := waiting[next-run.First]
+		a.body, a.tier = p.Body, p.Tier
+		c.arrived(key, a)
+		next++
+	}
+	if failure == nil && next <= run.Last {
+		failure = fmt.Errorf("source ended before block %d: %w", next, media.ErrCorrupt)
+	}
+	for ; next <= run.Last; next++ {
+		a := waiting[next-run.First]
+		a.err = failure
+		c.arrived(BlockKey{run.Meta.Object, next}, a)
+	}
+}
+
+func (c *Coalesce) arrived(key BlockKey, a *arriving) {
+	c.mu.Lock()
+	delete(c.pending, key)
+	c.mu.Unlock()
+	close(a.done)
+}
+
+// end stops all fills and returns when they have ended. No Fetch may begin after it.
+func (c *Coalesce) end() {
+	c.stop()
+	c.fills.Wait()
+}

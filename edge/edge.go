@@ -1,0 +1,188 @@
+package edge
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"segue/internal/serve"
+	"segue/media"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/valyala/fasthttp"
+)
+
+// Config is what one edge is.
+type Config struct {
+	Name        string        // in Cache-Status: [a-z0-9-]+; default segue
+	Listen      string        // host:port
+	Memory      int64         // bytes of blocks in memory; default 256 MiB
+	DiskDir     string        // empty: no disk tier
+	DiskSize    int64         // bytes of blocks on disk; default 4 GiB
+	Routes      []*Route      // at least one
+	Tokens      bool          // protected objects need a token; without, everything is public
+	FillTimeout time.Duration // for one run of blocks from the origin; default 2 min
+	FirstByte   time.Duration // until the first block is there; default 15 s
+	DrainFor    time.Duration // after the end was asked for, while /readyz says 503; default 0
+}
+
+// Route maps the part of the URL space below Prefix to one origin.
+type Route struct {
+	Prefix string // begins and ends with "/"
+	Origin Origin
+}
+
+func (r *Route) http() *HTTPOrigin {
+	h, _ := r.Origin.(*HTTPOrigin)
+	return h
+}
+
+// routes is sorted, longest prefix first.
+type routes []*Route
+
+func (rs routes) find(path string) *Route {
+	for _, r := range rs {
+		if strings.HasPrefix(path, r.Prefix) {
+			return r
+		}
+	}
+	return nil
+}
+
+// Edge is one running cache.
+type Edge struct {
+	cfg    Config
+	log    *slog.Logger
+	door   *door
+	fills  *Coalesce
+	disk   *Disk // nil: none
+	server *fasthttp.Server
+	begun  time.Time
+}
+
+// New checks the configuration and opens the disk tier; it serves nothing yet.
+func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error) {
+	cfg.Name = cmp.Or(cfg.Name, "segue")
+	cfg.Memory = cmp.Or(cfg.Memory, 256<<20)
+	cfg.DiskSize = cmp.Or(cfg.DiskSize, 4<<30)
+	cfg.FillTimeout = cmp.Or(cfg.FillTimeout, 2*time.Minute)
+	cfg.FirstByte = cmp.Or(cfg.FirstByte, 15*time.Second)
+	if cfg.Memory < BlockSize || cfg.DiskSize < BlockSize {
+		return nil, fmt.Errorf("memory and disk must hold at least one block of %d bytes: %w", BlockSize, media.ErrInvalid)
+	}
+	if len(cfg.Routes) == 0 {
+		return nil, fmt.Errorf("an edge needs an origin: %w", media.ErrInvalid)
+	}
+	for _, r := range cfg.Routes {
+		if !strings.HasPrefix(r.Prefix, "/") || !strings.HasSuffix(r.Prefix, "/") {
+			return nil, fmt.Errorf("route %q must begin and end with a slash: %w", r.Prefix, media.ErrInvalid)
+		}
+	}
+	rs := routes(slices.Clone(cfg.Routes))
+	slices.SortStableFunc(rs, func(a, b *Route) int { return len(b.Prefix) - len(a.Prefix) })
+
+	//  client -> door(metas, policy) -> Memory+Coalesce -> Disk -> Upstream -> origin
+	m := newMetrics(reg)
+	e := &Edge{cfg: cfg, log: log, begun: time.Now()}
+	var below Source = newUpstream(256, m)
+	if cfg.DiskDir != "" {
+		disk, err := openDisk(cfg.DiskDir, cfg.DiskSize, below, log, m)
+		if err != nil {
+			return nil, err
+		}
+		e.disk, below = disk, disk
+	}
+	memory := NewMemory(cfg.Memory)
+	e.fills = newCoalesce(memory, below, cfg.FillTimeout, m)
+	metas, err := newMetas(rs, cfg.FirstByte, m)
+	if err != nil {
+		return nil, err
+	}
+	e.door = &door{name: cfg.Name, routes: rs, metas: metas, source: e.fills, memory: memory, metrics: m, wait: cfg.FirstByte}
+	if cfg.Tokens {
+		if e.door.gate, err = newGate(m); err != nil {
+			return nil, err
+		}
+	}
+	e.server = &fasthttp.Server{
+		Handler:               e.door.handle,
+		NoDefaultServerHeader: true,
+		NoDefaultContentType:  true,
+		ReadBufferSize:        8 << 10, // a URL with a token, and CMCD
+		ReadTimeout:           30 * time.Second,
+		WriteTimeout:          5 * time.Minute, // a slow phone and a whole lossless file
+		IdleTimeout:           2 * time.Minute,
+		MaxRequestBodySize:    16 << 20,
+		Concurrency:           200_000,
+		CloseOnShutdown:       true,
+		Logger:                quiet{log},
+	}
+	return e, nil
+}
+
+// Trust replaces what tokens are checked against. Until the first call an edge with Tokens serves public objects only.
+func (e *Edge) Trust(t *Trust) { e.door.gate.set(t) }
+
+// Drain makes /readyz say 503, or 200 again; requests are served all the same.
+func (e *Edge) Drain(on bool) { e.door.ready.Store(!on) }
+
+// Counters is what an edge did since it began.
+type Counters struct {
+	Requests, Hits, ServedBytes int64
+	Connections                 int64
+	MemoryBytes, DiskBytes      int64
+}
+
+// Counters reads them.
+func (e *Edge) Counters() Counters {
+	c := Counters{Requests: e.door.requests.Load(), Hits: e.door.hits.Load(), ServedBytes: e.door.served.Load(),
+		Connections: int64(e.server.GetOpenConnectionsCount()), MemoryBytes: e.door.memory.Used()}
+	if e.disk != nil {
+		c.DiskBytes = e.disk.Used()
+	}
+	return c
+}
+
+// Run serves until ctx ends, then drains: /readyz first, then open requests, then fills.
+func (e *Edge) Run(ctx context.Context, ready func()) error {
+	ln, err := serve.Listen(e.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	return e.Serve(ctx, ln, ready)
+}
+
+// Serve is Run on a listener of the caller's.
+func (e *Edge) Serve(ctx context.Context, ln net.Listener, ready func()) error {
+	done := make(chan error, 1)
+	go func() { done <- e.server.Serve(ln) }()
+	e.door.ready.Store(true)
+	ready()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	e.door.ready.Store(false)
+	time.Sleep(e.cfg.DrainFor)
+	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := e.server.ShutdownWithContext(sctx); err != nil {
+		e.log.Warn("requests were cut off at the end", "err", err)
+	}
+	<-done
+	e.fills.end()
+	return nil
+}
+
+// quiet takes fasthttp's lines about single connections: of interest only when debugging.
+type quiet struct{ log *slog.Logger }
+
+func (q quiet) Printf(format string, args ...any) {
+	q.log.Debug("connection", "err", fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,36 @@
+package edge
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	requests       *prometheus.CounterVec // status class, tier
+	servedBytes    prometheus.Counter
+	filledBytes    *prometheus.CounterVec // tier
+	originRequests *prometheus.CounterVec // verb
+	coalesced      prometheus.Counter
+	evicted        prometheus.Counter
+	refused        *prometheus.CounterVec // reason
+	tokensVerified prometheus.Counter
+	diskFaults     prometheus.Counter
+	diskEvicted    prometheus.Counter
+	firstByte      prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		requests:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_requests_total", Help: "Requests by status and by the tier of their first byte."}, []string{"status", "tier"}),
+		servedBytes:    prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_served_bytes_total", Help: "Body bytes promised to players."}),
+		filledBytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_filled_bytes_total", Help: "Bytes brought into memory, by the tier they came from."}, []string{"tier"}),
+		originRequests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_origin_requests_total", Help: "Requests to origins."}, []string{"verb"}),
+		coalesced:      prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_coalesced_total", Help: "Waits on a block that somebody else was filling."}),
+		evicted:        prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_memory_evicted_total", Help: "Blocks that left memory for others."}),
+		refused:        prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_refused_total", Help: "Requests refused for their token."}, []string{"reason"}),
+		tokensVerified: prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_tokens_verified_total", Help: "Signatures checked."}),
+		diskFaults:     prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_disk_faults_total", Help: "Reads and writes of the disk tier that failed or did not match their checksum."}),
+		diskEvicted:    prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_disk_evicted_total", Help: "Objects that left the disk for others."}),
+		firstByte: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "segue_edge_first_byte_seconds", Help: "From request to first block.",
+			Buckets: []float64{.00005, .0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5}}),
+	}
+	reg.MustRegister(m.requests, m.servedBytes, m.filledBytes, m.originRequests, m.coalesced, m.evicted, m.refused, m.tokensVerified, m.diskFaults, m.diskEvicted, m.firstByte)
+	return m
+}

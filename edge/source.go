@@ -1,0 +1,77 @@
+package edge
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"iter"
+	"time"
+)
+
+// BlockSize is the size of every block but an object's last, in bytes.
+const BlockSize = 256 << 10
+
+// ObjectID names the bytes of one version of one object: a hash of cache key, validator and size.
+type ObjectID [16]byte
+
+// BlockKey names one block. It is a value: compare it, use it as a map's key.
+type BlockKey struct {
+	Object ObjectID
+	Block  uint32
+}
+
+// Meta is what a cache key names now. It is shared: never change one that was handed out.
+type Meta struct {
+	Key          string
+	Route        *Route
+	Status       int // 200, 404 (a negative answer) or 0: not cacheable, pass each request on
+	Size         int64
+	ETag         string // strong, with its quotes
+	ContentType  string
+	CacheControl string    // sent on, empty: none
+	ModTime      time.Time // zero: unknown
+	Stored       time.Time // when the origin said so
+	FreshUntil   time.Time
+	Object       ObjectID
+}
+
+// identify sets Object from the fields that decide the bytes.
+func (m *Meta) identify() {
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64([]byte(m.Route.Prefix+"\x00"+m.Key+"\x00"+m.ETag+"\x00"), uint64(m.Size)))
+	m.Object = ObjectID(sum[:16])
+}
+
+// blockLen is the length of block n of an object of that size.
+func blockLen(size int64, n uint32) int {
+	return int(min(BlockSize, size-int64(n)*BlockSize))
+}
+
+// Tier is where a block came from.
+type Tier string
+
+// The tiers, as they stand in Cache-Status and metrics.
+const (
+	TierMemory Tier = "memory"
+	TierDisk   Tier = "disk"
+	TierOrigin Tier = "origin"
+)
+
+// Want is a run of blocks, First to Last inclusive, of the object that Meta describes.
+type Want struct {
+	Meta        *Meta
+	First, Last uint32
+}
+
+// Piece is one whole block. Body is shared by all readers of the block: never write to it, keep it if you like.
+type Piece struct {
+	Block uint32
+	Body  []byte
+	Tier  Tier
+}
+
+// Source yields the blocks of a Want in order, each as soon as it is there. It ends early with one error:
+// media.ErrChanged when the origin has other bytes by now, media.ErrNotFound, ctx's error, or the failure of a tier
+// below. The consumer may stop at any time. Safe for concurrent use.
+type Source interface {
+	Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error]
+}
