@@ -1,0 +1,193 @@
+// Package store is the control plane's SQL: one handle for SQLite and PostgreSQL, migrations, transactions and the
+// outbox. Statements are the same text on both, with $1 placeholders; services own theirs.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net/url"
+	"strings"
+	"time"
+
+	"segue/internal/serve"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	"github.com/oklog/ulid/v2"
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// DB is the handle. Its embedded *sql.DB runs single statements; writes of several go through Tx.
+type DB struct {
+	*sql.DB
+	Embedded bool // SQLite: one replica only
+}
+
+// Open connects and brings the schema up to date. dsn is sqlite:PATH or a postgres:// URL. What the operator can mend
+// (an unreachable server, an unwritable file, a wrong URL) is a serve.SetupError that never holds the password.
+func Open(ctx context.Context, dsn string) (*DB, error) {
+	driver, dialect, name := "pgx", goose.DialectPostgres, dsn
+	path, embedded := strings.CutPrefix(dsn, "sqlite:")
+	if embedded {
+		q := url.Values{"_txlock": {"immediate"}, "_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)"}}
+		driver, dialect, name = "sqlite", goose.DialectSQLite3, "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+q.Encode()
+	} else if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
+		return nil, serve.Setupf("database %q: want sqlite:PATH or postgres://user@host/name", redact(dsn))
+	}
+	db, err := sql.Open(driver, name)
+	if err != nil {
+		return nil, serve.Setupf("database %s: not a valid URL", redact(dsn))
+	}
+	db.SetMaxOpenConns(16)
+	db.SetMaxIdleConns(16)
+	pctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := db.PingContext(pctx); err != nil {
+		db.Close()
+		return nil, serve.Setupf("database %s: %w; start it, or correct --database", redact(dsn), err)
+	}
+	dir, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("bug: %w", err)
+	}
+	provider, err := goose.NewProvider(dialect, db, dir)
+	if err == nil {
+		_, err = provider.Up(ctx)
+	}
+	if err != nil {
+		db.Close()
+		return nil, serve.Setupf("database %s: migrate: %w", redact(dsn), err)
+	}
+	return &DB{db, embedded}, nil
+}
+
+func redact(dsn string) string {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return "(unreadable)"
+	}
+	return u.Redacted()
+}
+
+// Tx runs f in one transaction, and again when the database says that it lost a race; f must not keep anything from a
+// run that did not commit.
+func (db *DB) Tx(ctx context.Context, f func(*sql.Tx) error) error {
+	for try := 0; ; try++ {
+		err := db.once(ctx, f)
+		if err == nil || try == 9 || !raced(err) || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(time.Duration(rand.Int64N(int64(time.Millisecond) << try)))
+	}
+}
+
+func (db *DB) once(ctx context.Context, f func(*sql.Tx) error) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // no effect after Commit
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// raced: serialisation failure and deadlock in PostgreSQL, a busy writer in SQLite.
+func raced(err error) bool {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pg.Code == "40001" || pg.Code == "40P01"
+	}
+	if lite, ok := errors.AsType[*sqlite.Error](err); ok {
+		return lite.Code()&0xff == sqlite3.SQLITE_BUSY
+	}
+	return false
+}
+
+// Duplicate reports whether a statement failed because a unique value was there already.
+func Duplicate(err error) bool {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pg.Code == "23505"
+	}
+	if lite, ok := errors.AsType[*sqlite.Error](err); ok {
+		return lite.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || lite.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
+	}
+	return false
+}
+
+// Micros and Time convert the form in which times are stored.
+func Micros(t time.Time) int64    { return t.UnixMicro() }
+func Time(micros int64) time.Time { return time.UnixMicro(micros).UTC() }
+
+// Event is one outbox entry.
+type Event struct {
+	ID      string
+	Subject string
+	Body    []byte // JSON
+}
+
+// Emit writes an event in the transaction of the change that it tells of.
+func Emit(ctx context.Context, tx *sql.Tx, subject string, body []byte) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO outbox (id, subject, body) VALUES ($1, $2, $3)`, ulid.Make().String(), subject, string(body))
+	return err
+}
+
+// Relay moves committed events to publish, oldest first, until ctx ends; an event leaves the outbox after publish took
+// it. Several replicas may relay at once: publish sees the same ID twice then, and drops the second.
+func (db *DB) Relay(ctx context.Context, every time.Duration, publish func(ctx context.Context, e Event) error, failed func(error)) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		if n, err := db.relay(ctx, publish); err != nil && ctx.Err() == nil {
+			failed(fmt.Errorf("relay outbox: %w", err))
+		} else if n > 0 && err == nil {
+			continue // there may be more
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (db *DB) relay(ctx context.Context, publish func(ctx context.Context, e Event) error) (int, error) {
+	rows, err := db.QueryContext(ctx, `SELECT id, subject, body FROM outbox ORDER BY id LIMIT 100`)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	var events []Event
+	for rows.Next() {
+		var e Event
+		var body string
+		if err := rows.Scan(&e.ID, &e.Subject, &body); err != nil {
+			return 0, err
+		}
+		e.Body = []byte(body)
+		events = append(events, e)
+	}
+	if err := rows.Err(); err != nil {
+		return 0, err
+	}
+	rows.Close()
+	for i, e := range events {
+		if err := publish(ctx, e); err != nil {
+			return i, err
+		}
+		if _, err := db.ExecContext(ctx, `DELETE FROM outbox WHERE id = $1`, e.ID); err != nil {
+			return i, err
+		}
+	}
+	return len(events), nil
+}
