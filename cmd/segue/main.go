@@ -29,8 +29,9 @@ type cli struct {
 	LogLevel slog.Level      `help:"Least level logged: debug, info, warn, error." default:"${log_level}" placeholder:"LEVEL"`
 	LogJSON  bool            `help:"Log as JSON, for machines." name:"log-json"`
 
-	Package Package    `cmd:"" help:"Package audio files into a local folder."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Package    Package    `cmd:"" help:"Package audio files into a local folder."`
+	ClickHouse ClickHouse `cmd:"" name:"clickhouse" help:"Run the embedded ClickHouse engine alone."`
+	Version    versionCmd `cmd:"" help:"Print the version."`
 }
 
 type versionCmd struct{}

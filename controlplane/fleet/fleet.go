@@ -1,0 +1,273 @@
+// Package fleet admits edges, hears their heartbeats and hands them their configuration.
+//
+//	operator -> join token -> edge joins with its public key -> signs heartbeats (2 s) and config polls with it
+//
+// The identity of an edge is its Ed25519 key: no secret of an edge is ever here.
+package fleet
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"sync"
+	"time"
+
+	"segue/controlplane/api"
+	"segue/controlplane/store"
+	"segue/geo"
+	"segue/internal/registry"
+	"segue/media"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/oklog/ulid/v2"
+)
+
+// Audience is aud of the JWTs that edges sign.
+const Audience = "segue-fleet"
+
+// capacityBps is what an edge is taken to carry until it says otherwise: 1 Gbit/s.
+const capacityBps = 1e9
+
+var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// Service is safe for concurrent use.
+type Service struct {
+	db    *store.DB
+	nodes *registry.Memory
+	keys  func() []api.TokenKey // verify-only
+
+	mu    sync.Mutex // guards beats
+	beats map[string]api.Heartbeat
+}
+
+// New returns the service; keys gives the public halves that edges verify tokens with.
+func New(db *store.DB, nodes *registry.Memory, keys func() []api.TokenKey) *Service {
+	return &Service{db: db, nodes: nodes, keys: keys, beats: map[string]api.Heartbeat{}}
+}
+
+// PutRegion creates or replaces a region.
+func (s *Service) PutRegion(ctx context.Context, r api.Region) error {
+	if !nameForm.MatchString(r.Name) {
+		return fmt.Errorf("name: want lower-case letters, digits and dashes: %w", media.ErrInvalid)
+	}
+	if r.Latitude < -90 || r.Latitude > 90 || r.Longitude < -180 || r.Longitude > 180 {
+		return fmt.Errorf("latitude or longitude is off the globe: %w", media.ErrInvalid)
+	}
+	_, err := s.db.ExecContext(ctx, `INSERT INTO regions (name, display_name, latitude, longitude) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (name) DO UPDATE SET display_name = excluded.display_name, latitude = excluded.latitude, longitude = excluded.longitude`,
+		r.Name, r.DisplayName, r.Latitude, r.Longitude)
+	return err
+}
+
+// Regions lists all regions by name.
+func (s *Service) Regions(ctx context.Context) ([]api.Region, error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT name, display_name, latitude, longitude FROM regions ORDER BY name`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := []api.Region{}
+	for rows.Next() {
+		var r api.Region
+		if err := rows.Scan(&r.Name, &r.DisplayName, &r.Latitude, &r.Longitude); err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
+// NewJoinToken makes a token that admits edges into one region.
+func (s *Service) NewJoinToken(ctx context.Context, n api.NewJoinToken) (api.JoinToken, error) {
+	ttl, uses := time.Duration(n.TTLSeconds)*time.Second, n.MaxUses
+	if ttl == 0 {
+		ttl = time.Hour
+	}
+	if uses == 0 {
+		uses = 1
+	}
+	if ttl < 0 || ttl > 24*time.Hour || uses < 0 || uses > 1000 {
+		return api.JoinToken{}, fmt.Errorf("ttl_seconds: want at most 86400; max_uses: at most 1000: %w", media.ErrInvalid)
+	}
+	var known int
+	if err := s.db.QueryRowContext(ctx, `SELECT count(*) FROM regions WHERE name = $1`, n.Region).Scan(&known); err != nil {
+		return api.JoinToken{}, err
+	} else if known == 0 {
+		return api.JoinToken{}, fmt.Errorf("region %q: %w", n.Region, media.ErrNotFound)
+	}
+	t := api.JoinToken{Token: "sgj_" + rand.Text(), Region: n.Region, ExpiresAt: time.Now().Add(ttl).UTC().Truncate(time.Second)}
+	_, err := s.db.ExecContext(ctx, `INSERT INTO join_tokens (hash, region, expires_at, uses_left) VALUES ($1, $2, $3, $4)`, digest(t.Token), t.Region, store.Micros(t.ExpiresAt), uses)
+	return t, err
+}
+
+// Join admits an edge. Errors: media.ErrInvalid; media.ErrNoAccess for a bad token; ErrNameTaken.
+func (s *Service) Join(ctx context.Context, j api.Join) (api.Joined, error) {
+	if !nameForm.MatchString(j.Name) {
+		return api.Joined{}, fmt.Errorf("name: want lower-case letters, digits and dashes: %w", media.ErrInvalid)
+	}
+	if err := checkURL(j.URL); err != nil {
+		return api.Joined{}, err
+	}
+	if len(j.PublicKey) != ed25519.PublicKeySize {
+		return api.Joined{}, fmt.Errorf("public_key: want %d bytes of Ed25519: %w", ed25519.PublicKeySize, media.ErrInvalid)
+	}
+	key := base64.StdEncoding.EncodeToString(j.PublicKey)
+	var out api.Joined
+	err := s.db.Tx(ctx, func(tx *sql.Tx) error {
+		now := store.Micros(time.Now())
+		var region string
+		err := tx.QueryRowContext(ctx, `SELECT region FROM join_tokens WHERE hash = $1 AND expires_at > $2`, digest(j.Token), now).Scan(&region)
+		if errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("join token is unknown or has expired: %w", media.ErrNoAccess)
+		} else if err != nil {
+			return err
+		}
+		// The same key again is the same edge: it lost its answer, or its folder's edge.id.
+		err = tx.QueryRowContext(ctx, `SELECT id, region FROM edges WHERE public_key = $1`, key).Scan(&out.EdgeID, &out.Region)
+		if err == nil || !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, `UPDATE join_tokens SET uses_left = uses_left - 1 WHERE hash = $1 AND uses_left > 0`, digest(j.Token))
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil {
+			return err
+		} else if n == 0 {
+			return fmt.Errorf("join token is used up: %w", media.ErrNoAccess)
+		}
+		out = api.Joined{EdgeID: ulid.Make().String(), Region: region}
+		_, err = tx.ExecContext(ctx, `INSERT INTO edges (id, name, region, url, public_key, created_at) VALUES ($1, $2, $3, $4, $5, $6)`, out.EdgeID, j.Name, region, j.URL, key, now)
+		if store.Duplicate(err) {
+			return ErrNameTaken
+		}
+		return err
+	})
+	return out, err
+}
+
+// ErrNameTaken: another edge has the name.
+var ErrNameTaken = errors.New("another edge has this name; choose another, or delete that edge")
+
+func checkURL(raw string) error {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.Path != "" || u.RawQuery != "" || u.User != nil {
+		return fmt.Errorf("url: want http(s)://host[:port] with no path: %w", media.ErrInvalid)
+	}
+	return nil
+}
+
+// Verify reads the JWT that an edge signed and returns the edge's id. Errors: media.ErrNoAccess.
+func (s *Service) Verify(ctx context.Context, token string) (string, error) {
+	var c jwt.RegisteredClaims
+	_, err := jwt.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
+		var key string
+		if err := s.db.QueryRowContext(ctx, `SELECT public_key FROM edges WHERE id = $1`, c.Issuer).Scan(&key); err != nil {
+			return nil, err
+		}
+		b, err := base64.StdEncoding.DecodeString(key)
+		return ed25519.PublicKey(b), err
+	}, jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithAudience(Audience), jwt.WithExpirationRequired(), jwt.WithIssuedAt())
+	if err != nil || c.Subject != c.Issuer || c.IssuedAt == nil || c.ExpiresAt.Sub(c.IssuedAt.Time) > time.Minute {
+		return "", fmt.Errorf("edge identity is not valid: %w", media.ErrNoAccess)
+	}
+	return c.Issuer, nil
+}
+
+// Heartbeat notes that an edge lives.
+func (s *Service) Heartbeat(ctx context.Context, id string, h api.Heartbeat) (api.HeartbeatReply, error) {
+	if err := checkURL(h.URL); err != nil {
+		return api.HeartbeatReply{}, err
+	}
+	n := geo.Node{ID: id, URL: h.URL, LoadRatio: min(1, max(h.CPURatio, float64(h.EgressBps)/capacityBps))}
+	var draining int
+	err := s.db.QueryRowContext(ctx, `SELECT e.name, e.region, e.draining, r.latitude, r.longitude FROM edges e JOIN regions r ON r.name = e.region WHERE e.id = $1`, id).
+		Scan(&n.Name, &n.Region, &draining, &n.At.Lat, &n.At.Lon)
+	if errors.Is(err, sql.ErrNoRows) {
+		return api.HeartbeatReply{}, fmt.Errorf("edge %s: %w", id, media.ErrNotFound)
+	} else if err != nil {
+		return api.HeartbeatReply{}, err
+	}
+	n.Draining = draining != 0 || h.Draining
+	s.nodes.Announce(n, time.Now())
+	s.mu.Lock()
+	s.beats[id] = h
+	s.mu.Unlock()
+	return api.HeartbeatReply{Draining: draining != 0}, nil
+}
+
+// Edges lists all edges by name.
+func (s *Service) Edges(ctx context.Context) ([]api.Edge, error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT id, name, region, url, draining FROM edges ORDER BY name`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := []api.Edge{}
+	for rows.Next() {
+		var e api.Edge
+		var draining int
+		if err := rows.Scan(&e.ID, &e.Name, &e.Region, &e.URL, &draining); err != nil {
+			return nil, err
+		}
+		e.State = "dead"
+		if at, ok := s.nodes.Seen(e.ID); ok {
+			e.LastSeen = at.UTC()
+			if time.Since(at) < registry.DeadAfter {
+				e.State = "healthy"
+				if draining != 0 {
+					e.State = "draining"
+				}
+			}
+			s.mu.Lock()
+			h := s.beats[e.ID]
+			s.mu.Unlock()
+			e.URL, e.Heartbeat = h.URL, &h
+		}
+		out = append(out, e)
+	}
+	return out, rows.Err()
+}
+
+// Drain takes an edge out of every answer, or back; the edge hears of it with its next heartbeat.
+func (s *Service) Drain(ctx context.Context, id string, on bool) error {
+	flag := 0
+	if on {
+		flag = 1
+	}
+	res, err := s.db.ExecContext(ctx, `UPDATE edges SET draining = $1 WHERE id = $2`, flag, id)
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil {
+		return err
+	} else if n == 0 {
+		return fmt.Errorf("edge %s: %w", id, media.ErrNotFound)
+	}
+	return nil
+}
+
+// Config is the configuration of all edges now. Its revision changes when anything else in it does.
+func (s *Service) Config(issuer string) (api.EdgeConfig, error) {
+	c := api.EdgeConfig{Issuer: issuer, Keys: s.keys(), Revoked: []string{}}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return c, fmt.Errorf("bug: %w", err)
+	}
+	c.Revision = digest(string(b))[:16]
+	return c, nil
+}
+
+func digest(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(sum[:])
+}
