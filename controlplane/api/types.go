@@ -52,7 +52,7 @@ type User struct {
 type NewSession struct {
 	Email    string `json:"email"`
 	Password string `json:"password"`
-	Device   Device `json:"device"`
+	Device   Device `json:"device" required:"false"`
 }
 
 // Device is where a session runs.

@@ -139,3 +139,17 @@ func words(n int) string {
 	rand.Read(b)
 	return strings.ToLower(base32.HexEncoding.EncodeToString(b))[:n]
 }
+
+// secret reads one generated secret that nobody needs to see, and makes it the first time.
+func (d *data) secret(name string) (string, error) {
+	path := d.path(name)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		b = []byte(words(32))
+		err = writeSecret(path, b)
+	}
+	if err != nil {
+		return "", serve.Setupf("secret: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}

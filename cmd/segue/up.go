@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"segue/internal/platform"
+	"segue/internal/serve"
+	"segue/packager"
+)
+
+// Up is `segue up`: the whole platform on one machine.
+type Up struct {
+	Data              string          `help:"Folder for everything that is kept." default:"./segue-data" type:"path"`
+	Music             string          `help:"Folder of music to ingest in the background." type:"path" placeholder:"DIR"`
+	Listen            string          `help:"Control plane and player." default:"127.0.0.1:8080"`
+	EdgeListen        string          `help:"First edge; the others take the following ports." default:"127.0.0.1:8081"`
+	Edges             int             `help:"Number of edges, dealt out over two pretend regions." default:"2"`
+	DebugListen       string          `help:"Metrics and profiles; private; empty: none." default:"127.0.0.1:8070"`
+	ClickHouseHTTP    string          `help:"Embedded ClickHouse, HTTP." default:"127.0.0.1:8123" name:"clickhouse-http"`
+	ClickHouseNative  string          `help:"Embedded ClickHouse, native protocol." default:"127.0.0.1:9000" name:"clickhouse-native"`
+	ClickHouseLibrary string          `help:"libchdb.so; default: where make puts it." name:"clickhouse-library" env:"SEGUE_LIBCHDB" type:"path" placeholder:"FILE"`
+	Origin            string          `help:"Media objects: a folder, or s3://bucket?endpoint=http://host:port; default: in the data folder." placeholder:"WHERE"`
+	Database          string          `help:"postgres://… instead of SQLite in the data folder." placeholder:"URL"`
+	EdgeMemory        serve.ByteCount `help:"Memory for blocks, each edge." default:"256MiB"`
+	EdgeDisk          serve.ByteCount `help:"Disk for blocks, each edge." default:"4GiB"`
+	PublicHost        string          `help:"Host name in the URLs that players get; default: the one listened on." placeholder:"HOST"`
+	Check             bool            `help:"Check flags and surroundings, then exit."`
+}
+
+// Run serves until a signal.
+func (c *Up) Run(ctx context.Context, io *IO) error {
+	begun := time.Now()
+	var files []string
+	if c.Music != "" {
+		var err error
+		if files, err = packager.Scan([]string{c.Music}); err != nil {
+			return err
+		}
+		if err := packager.CheckFFmpeg(); err != nil {
+			return err
+		}
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the own program: %w", err)
+	}
+	p, err := platform.Open(ctx, platform.Config{Data: c.Data, Listen: c.Listen, EdgeListen: c.EdgeListen, Edges: c.Edges, DebugListen: c.DebugListen,
+		ClickHouseHTTP: c.ClickHouseHTTP, ClickHouseNative: c.ClickHouseNative, Library: c.ClickHouseLibrary, Origin: c.Origin, Database: c.Database,
+		EdgeMemory: int64(c.EdgeMemory), EdgeDisk: int64(c.EdgeDisk), PublicHost: c.PublicHost, Program: program, Version: version}, io.Log)
+	if err != nil {
+		return err
+	}
+	if c.Check {
+		p.Close()
+		_, err := fmt.Fprintln(io.Stdout, "all is well")
+		return err
+	}
+	return p.Run(ctx, serve.Part{Name: "ingest", Run: func(ctx context.Context, ready func()) error {
+		ready()
+		p.Banner(io.Stdout)
+		fmt.Fprintf(io.Stdout, "ready after %s; Ctrl-C stops\n", time.Since(begun).Round(time.Millisecond))
+		if len(files) == 0 {
+			return nil
+		}
+		client, err := p.Admin()
+		if err != nil {
+			return err
+		}
+		// Files that fail are listed by the progress; the platform goes on without them.
+		if err := ingest(ctx, client, packager.Config{}, files, newProgress(io.Stderr, len(files))); err != nil && ctx.Err() == nil {
+			io.Log.Warn("ingest is not complete", "err", err)
+		}
+		return nil
+	}})
+}

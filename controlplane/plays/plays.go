@@ -1,0 +1,172 @@
+// Package plays carries what players report into ClickHouse.
+//
+//	POST /v1/events -> Ingest (check, stamp) -> event log, then 202 -> Sink -> play_events -> plays
+//
+// ClickHouse is a reader of the log: away, it is late; a repeat of a batch is harmless, because play_events keeps one row
+// per event id and plays is made of aggregates that do not count twice (max, min, any, distinct).
+package plays
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"segue/controlplane/api"
+	"segue/internal/eventlog"
+	"segue/media"
+
+	"github.com/oklog/ulid/v2"
+)
+
+// Stream is the log of play events.
+var Stream = eventlog.Stream{Name: "plays", MaxAge: 30 * 24 * time.Hour}
+
+const subject = "plays.event"
+
+// MaxEvents is the largest batch of one request.
+const MaxEvents = 1000
+
+// Stamped is an event as it stands in the log: what the player said and what the server knows.
+type Stamped struct {
+	api.Event
+	UserKey    string        `json:"user_key"` // pseudonym: the same listener always has the same one
+	TrackID    media.TrackID `json:"track_id"`
+	Version    media.Version `json:"version"`
+	Title      string        `json:"title"`
+	Artist     string        `json:"artist"`
+	Album      string        `json:"album"`
+	DurationMS int64         `json:"duration_ms"`
+	Plan       api.Plan      `json:"plan"`
+	ReceivedAt time.Time     `json:"received_at"`
+}
+
+// Play is what is known of a granted play. Track may lack everything but its ID when the catalogue dropped it.
+type Play struct {
+	UserID    string
+	Plan      api.Plan
+	Version   media.Version
+	CreatedAt time.Time
+	ExpiresAt time.Time
+	Track     api.Track
+}
+
+// Ingest takes events from players. It is safe for concurrent use.
+type Ingest struct {
+	log    *eventlog.Log
+	lookup func(ctx context.Context, playID string) (Play, error)
+	secret []byte // makes pseudonyms
+
+	mu    sync.Mutex // guards known
+	known map[string]Play
+}
+
+// NewIngest wires the log and the record of granted plays; lookup returns media.ErrNotFound for one never granted.
+func NewIngest(log *eventlog.Log, secret []byte, lookup func(ctx context.Context, playID string) (Play, error)) *Ingest {
+	return &Ingest{log: log, lookup: lookup, secret: secret, known: map[string]Play{}}
+}
+
+const (
+	maxKnown   = 10_000             // plays remembered
+	lateFor    = 7 * 24 * time.Hour // a phone may be off-line for so long
+	clockSlack = 10 * time.Minute   // a player's clock may be ahead by so much
+)
+
+// Take checks events one by one and appends the good ones to the log. When it returns nil they are durable.
+func (g *Ingest) Take(ctx context.Context, userID string, events []api.Event) (api.EventsAccepted, error) {
+	out := api.EventsAccepted{Results: []api.EventResult{}}
+	now := time.Now().UTC()
+	var messages []eventlog.Message
+	for _, e := range events {
+		p, err := g.play(ctx, e.PlayID)
+		if err != nil && !errors.Is(err, media.ErrNotFound) {
+			return out, err
+		}
+		if err == nil {
+			err = check(e, p, userID, now)
+		}
+		if err != nil {
+			out.Rejected++
+			out.Results = append(out.Results, api.EventResult{ID: e.ID, Status: "rejected", Error: err.Error()})
+			continue
+		}
+		s := Stamped{Event: e, UserKey: g.pseudonym(userID), TrackID: p.Track.ID, Version: p.Version, Title: p.Track.Title, Album: p.Track.Album.Title,
+			DurationMS: p.Track.DurationMS, Plan: p.Plan, ReceivedAt: now}
+		if len(p.Track.Artists) > 0 {
+			s.Artist = p.Track.Artists[0].Name
+		}
+		body, err := json.Marshal(s)
+		if err != nil {
+			return out, fmt.Errorf("bug: %w", err)
+		}
+		messages = append(messages, eventlog.Message{ID: e.ID, Subject: subject, Body: body})
+	}
+	if err := g.log.Append(ctx, messages...); err != nil {
+		return out, err
+	}
+	out.Accepted = len(messages)
+	return out, nil
+}
+
+func (g *Ingest) play(ctx context.Context, id string) (Play, error) {
+	g.mu.Lock()
+	p, ok := g.known[id]
+	g.mu.Unlock()
+	if ok {
+		return p, nil
+	}
+	if !media.ValidID(id) {
+		return Play{}, fmt.Errorf("play_id: %w", media.ErrNotFound)
+	}
+	p, err := g.lookup(ctx, id)
+	if err != nil {
+		return p, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.known) >= maxKnown {
+		clear(g.known)
+	}
+	g.known[id] = p
+	return p, nil
+}
+
+var eventTypes = []string{api.EventStart, api.EventProgress, api.EventPause, api.EventResume, api.EventSeek, api.EventStall, api.EventRendition, api.EventEnd, api.EventError}
+
+func check(e api.Event, p Play, userID string, now time.Time) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf(format+": %w", append(args, media.ErrInvalid)...)
+	}
+	if _, err := ulid.ParseStrict(e.ID); err != nil {
+		return bad("event_id: not a ULID")
+	}
+	const day = 24 * 60 * 60 * 1000
+	switch {
+	case p.UserID != userID:
+		return fmt.Errorf("play_id: %w", media.ErrNotFound) // somebody else's is nobody's business
+	case !slices.Contains(eventTypes, e.Type):
+		return bad("type: unknown")
+	case e.At.After(now.Add(clockSlack)) || e.At.Before(now.Add(-lateFor)) || e.At.Before(p.CreatedAt.Add(-clockSlack)):
+		return bad("at: not within this play and the last week")
+	case e.PositionMS < 0 || e.PositionMS > day || e.PlayedMS < 0 || e.PlayedMS > day || e.StartupMS < 0 || e.StartupMS > day || e.StallMS < 0 || e.StallMS > day:
+		return bad("a time in milliseconds is negative or over a day")
+	case len(e.Rendition) > 64 || len(e.Edge) > 64 || len(e.Player) > 128 || len(e.Message) > 1024:
+		return bad("a text is too long")
+	case !utf8.ValidString(e.Rendition + e.Edge + e.Player + e.Message):
+		return bad("a text is not UTF-8")
+	}
+	return nil
+}
+
+func (g *Ingest) pseudonym(userID string) string {
+	h := hmac.New(sha256.New, g.secret)
+	h.Write([]byte(userID))
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}

@@ -1,0 +1,95 @@
+package controlplane
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+
+	"segue/controlplane/api"
+	"segue/controlplane/catalog"
+	"segue/controlplane/fleet"
+	"segue/controlplane/identity"
+	"segue/controlplane/playback"
+	"segue/media"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// problems is the one table from errors to statuses. The first that matches counts.
+var problems = []struct {
+	is     error
+	status int
+	slug   string
+}{
+	{identity.ErrTaken, http.StatusConflict, "email-taken"},
+	{catalog.ErrMissing, http.StatusConflict, "object-missing"},
+	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
+	{playback.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
+	{media.ErrInvalid, http.StatusBadRequest, "invalid-request"},
+	{media.ErrNoAccess, http.StatusUnauthorized, "unauthenticated"},
+	{media.ErrDenied, http.StatusForbidden, "forbidden"},
+	{media.ErrNotFound, http.StatusNotFound, "not-found"},
+	{media.ErrTooLarge, http.StatusRequestEntityTooLarge, "too-large"},
+	{media.ErrCorrupt, http.StatusUnprocessableEntity, "digest-mismatch"},
+	{media.ErrBusy, http.StatusServiceUnavailable, "busy"},
+	{context.DeadlineExceeded, http.StatusServiceUnavailable, "timeout"},
+}
+
+// slugs name the statuses that huma and the router give by themselves.
+var slugs = map[int]string{400: "invalid-request", 401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed", 406: "not-acceptable",
+	408: "timeout", 413: "too-large", 415: "unsupported-media-type", 422: "validation", 429: "too-many-requests", 500: "internal", 503: "busy"}
+
+// problem turns an error into its answer. One that is in no table is ours: it is logged, and the client learns nothing
+// of it but the request's id.
+func (cp *ControlPlane) problem(ctx context.Context, err error) error {
+	if p, ok := errors.AsType[*api.Problem](err); ok {
+		return p
+	}
+	for _, k := range problems {
+		if errors.Is(err, k.is) {
+			return newProblem(k.status, k.slug, strings.TrimSuffix(err.Error(), ": "+k.is.Error()))
+		}
+	}
+	if ctx.Err() == nil {
+		cp.log.Error("request failed", "request", requestID(ctx), "err", err)
+	}
+	return newProblem(http.StatusInternalServerError, "internal", "this is our fault; it is logged under the request id")
+}
+
+func newProblem(status int, slug, detail string) *api.Problem {
+	return &api.Problem{Type: "/problems/" + slug, Title: http.StatusText(status), Status: status, Detail: detail}
+}
+
+func init() {
+	// huma makes its own errors (validation, decoding) through this variable.
+	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
+		slug := slugs[status]
+		if slug == "" {
+			slug = strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "-")
+		}
+		p := newProblem(status, slug, message)
+		for _, err := range errs {
+			if d, ok := err.(huma.ErrorDetailer); ok {
+				p.Errors = append(p.Errors, api.FieldProblem{Location: d.ErrorDetail().Location, Message: d.ErrorDetail().Message})
+			} else if err != nil {
+				p.Errors = append(p.Errors, api.FieldProblem{Message: err.Error()})
+			}
+		}
+		return p
+	}
+}
+
+// writeProblem answers outside huma.
+func (cp *ControlPlane) writeProblem(w http.ResponseWriter, r *http.Request, err error) {
+	p := *cp.problem(r.Context(), err).(*api.Problem)
+	p.Instance = requestID(r.Context())
+	if p.Status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p) // the client may be gone
+}

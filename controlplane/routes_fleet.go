@@ -1,0 +1,89 @@
+package controlplane
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"segue/controlplane/api"
+	"segue/controlplane/identity"
+	"segue/controlplane/playback"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+func (cp *ControlPlane) fleetRoutes(a huma.API) {
+	const tag, who = "Fleet", adminScope + identity.ScopeFleet
+	register(cp, a, operation("list-regions", http.MethodGet, "/v1/admin/regions", tag, "All regions", who), func(ctx context.Context, _ *struct{}) (*answer[api.Page[api.Region]], error) {
+		list, err := cp.fleet.Regions(ctx)
+		return reply(api.Page[api.Region]{Items: list}, err)
+	})
+	register(cp, a, operation("put-region", http.MethodPut, "/v1/admin/regions/{name}", tag, "Create or replace a region", who), func(ctx context.Context, in *struct {
+		Name string `path:"name" maxLength:"63"`
+		Body api.NewRegion
+	}) (*answer[api.Region], error) {
+		r := api.Region{Name: in.Name, NewRegion: in.Body}
+		return reply(r, cp.fleet.PutRegion(ctx, r))
+	})
+	op := operation("new-join-token", http.MethodPost, "/v1/admin/join-tokens", tag, "Make a token that admits edges into a region", who)
+	op.DefaultStatus = http.StatusCreated
+	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.NewJoinToken }) (*answer[api.JoinToken], error) {
+		return reply(cp.fleet.NewJoinToken(ctx, in.Body))
+	})
+	register(cp, a, operation("list-edges", http.MethodGet, "/v1/admin/edges", tag, "All edges, with their state", who), func(ctx context.Context, _ *struct{}) (*answer[api.Page[api.Edge]], error) {
+		list, err := cp.fleet.Edges(ctx)
+		return reply(api.Page[api.Edge]{Items: list}, err)
+	})
+	for _, d := range []struct {
+		id, summary string
+		on          bool
+	}{{"drain", "Send players elsewhere", true}, {"undrain", "Send players again", false}} {
+		op := operation(d.id+"-edge", http.MethodPost, "/v1/admin/edges/{id}/"+d.id, tag, d.summary, who)
+		op.DefaultStatus = http.StatusNoContent
+		register(cp, a, op, func(ctx context.Context, in *byID) (*struct{}, error) { return nil, cp.fleet.Drain(ctx, in.ID, d.on) })
+	}
+	register(cp, a, operation("join", http.MethodPost, "/v1/fleet/join", tag, "Join the fleet", ""), func(ctx context.Context, in *struct{ Body api.Join }) (*answer[api.Joined], error) {
+		return reply(cp.fleet.Join(ctx, in.Body))
+	})
+	register(cp, a, operation("heartbeat", http.MethodPost, "/v1/fleet/heartbeat", tag, "Say that an edge lives", needEdge), func(ctx context.Context, in *struct{ Body api.Heartbeat }) (*answer[api.HeartbeatReply], error) {
+		return reply(cp.fleet.Heartbeat(ctx, edgeID(ctx), in.Body))
+	})
+	op = operation("edge-config", http.MethodGet, "/v1/fleet/config", tag, "The configuration of an edge", needEdge)
+	op.Description = "With If-None-Match and wait, the answer comes when the configuration changes, or as 304 after the wait."
+	register(cp, a, op, func(ctx context.Context, in *struct {
+		Wait string `query:"wait" doc:"at most 30s"`
+		Have string `header:"If-None-Match"`
+	}) (*struct {
+		Status int
+		ETag   string `header:"ETag"`
+		Body   *api.EdgeConfig
+	}, error) {
+		out := &struct {
+			Status int
+			ETag   string `header:"ETag"`
+			Body   *api.EdgeConfig
+		}{}
+		wait, _ := time.ParseDuration(in.Wait)
+		end := time.Now().Add(min(wait, 30*time.Second))
+		for {
+			c, err := cp.fleet.Config(playback.Issuer)
+			if err != nil {
+				return nil, err
+			}
+			out.ETag = `"` + c.Revision + `"`
+			if in.Have != out.ETag {
+				out.Status, out.Body = http.StatusOK, &c
+				return out, nil
+			}
+			if time.Now().After(end) {
+				out.Status = http.StatusNotModified
+				return out, nil
+			}
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-time.After(250 * time.Millisecond):
+			}
+		}
+	})
+}

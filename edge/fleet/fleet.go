@@ -1,0 +1,269 @@
+// Package fleet is an edge's side of the fleet: it joins once, then says every two seconds that it lives and polls for
+// its configuration. Identity and last configuration are kept in a folder: an edge that starts while the control plane
+// is away serves with what it knew.
+//
+//	identity.key   Ed25519 seed, mode 0600       edge.json   id and region       config.json   the last EdgeConfig
+package fleet
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"segue/controlplane/api"
+	"segue/edge"
+	"segue/internal/serve"
+	"segue/media/cat"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// Config says which control plane, and who this edge is.
+type Config struct {
+	ControlPlane string // base URL
+	Name         string // the pathway id; unique in the fleet
+	PublicURL    string // how players reach this edge
+	JoinToken    string // needed the first time only
+	Dir          string
+	Version      string
+}
+
+const (
+	beatEvery = 2 * time.Second
+	audience  = "segue-fleet"
+)
+
+// Member is a member of the fleet.
+type Member struct {
+	cfg      Config
+	edge     *edge.Edge
+	log      *slog.Logger
+	key      ed25519.PrivateKey
+	joined   api.Joined
+	client   *api.Client
+	revision string
+}
+
+// Join reads the identity of an earlier life, or makes one and joins. It applies the configuration kept, if there is
+// one. A control plane that refuses the join is a serve.SetupError; one that is away is waited for, until ctx ends.
+func Join(ctx context.Context, cfg Config, e *edge.Edge, log *slog.Logger) (*Member, error) {
+	m := &Member{cfg: cfg, edge: e, log: log}
+	var err error
+	if m.client, err = api.NewClient(cfg.ControlPlane, m.sign); err != nil {
+		return nil, serve.SetupError{Err: err}
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, serve.Setupf("edge folder: %w", err)
+	}
+	if m.key, err = openKey(filepath.Join(cfg.Dir, "identity.key")); err != nil {
+		return nil, err
+	}
+	if err := m.read("edge.json", &m.joined); err != nil {
+		return nil, err
+	}
+	if m.joined.EdgeID == "" {
+		if err := m.join(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var kept api.EdgeConfig
+	if err := m.read("config.json", &kept); err != nil {
+		return nil, err
+	}
+	if kept.Revision != "" {
+		m.apply(kept)
+	}
+	return m, nil
+}
+
+func (m *Member) join(ctx context.Context) error {
+	open, err := api.NewClient(m.cfg.ControlPlane, nil)
+	if err != nil {
+		return serve.SetupError{Err: err}
+	}
+	waiting := false
+	m.joined, err = backoff.Retry(ctx, func() (j api.Joined, err error) {
+		err = open.Call(ctx, http.MethodPost, "/v1/fleet/join", api.Join{Token: m.cfg.JoinToken, Name: m.cfg.Name, URL: m.cfg.PublicURL,
+			PublicKey: m.key.Public().(ed25519.PublicKey), Version: m.cfg.Version}, &j)
+		if p, ok := errors.AsType[*api.Problem](err); ok && p.Status < 500 && p.Status != http.StatusTooManyRequests {
+			return j, backoff.Permanent(serve.Setupf("the control plane refuses this edge: %w", err))
+		}
+		if err != nil && !waiting {
+			waiting = true
+			m.log.Warn("waiting for the control plane to join", "err", err)
+		}
+		return j, err
+	}, backoff.WithMaxElapsedTime(0))
+	if err != nil {
+		return err
+	}
+	return m.write("edge.json", m.joined)
+}
+
+// Run beats and polls until ctx ends. Its last act is a heartbeat that says "draining", so that players leave at once.
+func (m *Member) Run(ctx context.Context, ready func()) error {
+	if err := m.poll(ctx, false); err != nil { // the first keys; without them nothing protected can be served
+		m.log.Warn("no configuration from the control plane, going on with what is known", "err", err)
+	}
+	var before edge.Counters
+	var beforeCPU time.Duration
+	last := time.Now()
+	beat := func(ctx context.Context, draining bool) error {
+		now, c, cpu := time.Now(), m.edge.Counters(), cpuTime()
+		sec := max(now.Sub(last).Seconds(), 0.001)
+		h := api.Heartbeat{URL: m.cfg.PublicURL, Version: m.cfg.Version, At: now.UTC(), Draining: draining, Connections: c.Connections,
+			EgressBps: int64(float64(c.ServedBytes-before.ServedBytes) * 8 / sec), RequestsPerSec: float64(c.Requests-before.Requests) / sec,
+			CPURatio: min(1, (cpu-beforeCPU).Seconds()/sec/float64(runtime.NumCPU())), MemoryBytes: c.MemoryBytes, DiskBytes: c.DiskBytes, ConfigRevision: m.revision}
+		if n := c.Requests - before.Requests; n > 0 {
+			h.HitRatio = float64(c.Hits-before.Hits) / float64(n)
+		}
+		before, beforeCPU, last = c, cpu, now
+		bctx, cancel := context.WithTimeout(ctx, beatEvery)
+		defer cancel()
+		var r api.HeartbeatReply
+		err := m.client.Call(bctx, http.MethodPost, "/v1/fleet/heartbeat", h, &r)
+		if err == nil && !draining {
+			m.edge.Drain(r.Draining)
+		}
+		return err
+	}
+	beforeCPU = cpuTime()
+	err := beat(ctx, false)
+	ready()
+	poller := make(chan struct{})
+	go func() {
+		defer close(poller)
+		for ctx.Err() == nil {
+			if err := m.poll(ctx, true); err != nil && ctx.Err() == nil {
+				m.log.Debug("poll of the configuration", "err", err)
+				select {
+				case <-ctx.Done():
+				case <-time.After(beatEvery):
+				}
+			}
+		}
+	}()
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	lost := false
+	for ctx.Err() == nil {
+		if was := lost; (err != nil) != was {
+			if lost = err != nil; lost {
+				m.log.Warn("control plane is out of reach, serving on", "err", err)
+			} else {
+				m.log.Info("control plane is back")
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			err = beat(ctx, false)
+		}
+	}
+	<-poller
+	_ = beat(context.WithoutCancel(ctx), true) // without it, silence says the same three seconds later
+	return nil
+}
+
+// poll asks for the configuration; with wait, for one that is not the current.
+func (m *Member) poll(ctx context.Context, wait bool) error {
+	path := "/v1/fleet/config"
+	if wait {
+		path += "?wait=25s"
+	}
+	var c api.EdgeConfig
+	changed, err := m.client.Poll(ctx, path, m.revision, &c)
+	if err != nil || !changed {
+		return err
+	}
+	m.apply(c)
+	return m.write("config.json", c)
+}
+
+func (m *Member) apply(c api.EdgeConfig) {
+	t := &edge.Trust{Issuer: c.Issuer, Revoked: map[string]bool{}}
+	for _, k := range c.Keys {
+		key := cat.Key{ID: k.ID, Alg: k.Alg}
+		if k.Alg == cat.EdDSA {
+			key.Public = k.Key
+		} else {
+			key.Secret = k.Key
+		}
+		t.Keys = append(t.Keys, key)
+	}
+	for _, id := range c.Revoked {
+		t.Revoked[id] = true
+	}
+	m.edge.Trust(t)
+	m.revision = c.Revision
+}
+
+// sign makes the JWT of one call.
+func (m *Member) sign() (string, error) {
+	now := time.Now()
+	return jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.RegisteredClaims{Issuer: m.joined.EdgeID, Subject: m.joined.EdgeID, Audience: jwt.ClaimStrings{audience},
+		IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(45 * time.Second))}).SignedString(m.key)
+}
+
+func openKey(path string) (ed25519.PrivateKey, error) {
+	seed, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, private, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			return nil, fmt.Errorf("bug: %w", err)
+		}
+		if err := os.WriteFile(path, private.Seed(), 0o600); err != nil {
+			return nil, serve.Setupf("edge folder: %w", err)
+		}
+		return private, nil
+	}
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return nil, serve.Setupf("%s is damaged or cannot be read; delete the folder and join again", path)
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+func (m *Member) read(name string, out any) error {
+	b, err := os.ReadFile(filepath.Join(m.cfg.Dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, out)
+	}
+	if err != nil {
+		return serve.Setupf("%s: %w; delete it to get it again from the control plane", filepath.Join(m.cfg.Dir, name), err)
+	}
+	return nil
+}
+
+func (m *Member) write(name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("bug: %w", err)
+	}
+	path := filepath.Join(m.cfg.Dir, name)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}

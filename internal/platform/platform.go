@@ -1,0 +1,333 @@
+package platform
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"segue/controlplane"
+	"segue/controlplane/api"
+	"segue/edge"
+	"segue/edge/fleet"
+	"segue/geo"
+	"segue/internal/clickhouse"
+	"segue/internal/serve"
+	"segue/origin"
+	"segue/origin/dirstore"
+	"segue/origin/s3store"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Config is one platform on one machine. Addresses are host:port; all of them are loopback by default.
+type Config struct {
+	Data             string
+	Listen           string // control plane
+	EdgeListen       string // first edge; the others take the following ports
+	Edges            int
+	DebugListen      string
+	ClickHouseHTTP   string
+	ClickHouseNative string
+	Library          string // libchdb.so; "": where it is usually
+	Origin           string // a directory or s3://…; "": Data/origin
+	Database         string // postgres://…; "": SQLite in Data
+	EdgeMemory       int64  // bytes, each edge
+	EdgeDisk         int64  // bytes, each edge
+	PublicHost       string // host in the URLs that players get; "": the one listened on
+	Program          string // the segue program, for the engine's child process
+	Version          string
+}
+
+// Platform is an opened platform: the data folder is locked, everything that can be wrong was checked, and nothing
+// serves yet.
+type Platform struct {
+	cfg   Config
+	log   *slog.Logger
+	data  *data
+	store origin.Store
+	creds Credentials
+	parts []serve.Part
+	// NoEngine says why plays wait in the event log; nil: the engine runs.
+	NoEngine error
+}
+
+// places of the pretend regions, in the order in which edges are dealt out.
+var places = []api.Region{
+	{Name: "eu-west", NewRegion: api.NewRegion{DisplayName: "Amsterdam", Latitude: 52.37, Longitude: 4.90}},
+	{Name: "us-east", NewRegion: api.NewRegion{DisplayName: "Ashburn", Latitude: 39.04, Longitude: -77.49}},
+}
+
+// Open checks what can be wrong before anything is written: ports, then the data folder and its lock, then the stores.
+// The caller closes, or runs.
+func Open(ctx context.Context, cfg Config, log *slog.Logger) (p *Platform, err error) {
+	if cfg.Edges < 1 || cfg.Edges > 16 {
+		return nil, serve.Setupf("--edges %d: want 1 to 16", cfg.Edges)
+	}
+	edges, err := edgeAddresses(cfg.EdgeListen, cfg.Edges)
+	if err != nil {
+		return nil, err
+	}
+	library, noEngine := clickhouse.FindLibrary(cfg.Library)
+	if noEngine != nil && cfg.Library != "" {
+		return nil, serve.SetupError{Err: noEngine}
+	}
+	d, err := openData(cfg.Data) // first: "in use by another segue" says more than "port is busy"
+	if err != nil {
+		return nil, err
+	}
+	p = &Platform{cfg: cfg, log: log, data: d, NoEngine: noEngine}
+	defer func() {
+		if err != nil {
+			p.Close()
+		}
+	}()
+	addresses := append([]string{cfg.Listen, cfg.DebugListen}, edges...)
+	if noEngine == nil {
+		addresses = append(addresses, cfg.ClickHouseHTTP, cfg.ClickHouseNative)
+	}
+	for _, addr := range addresses {
+		if addr == "" {
+			continue
+		}
+		ln, err := serve.Listen(addr)
+		if err != nil {
+			return nil, err
+		}
+		ln.Close()
+	}
+	if p.store, err = openOrigin(ctx, cmp.Or(cfg.Origin, d.path("origin"))); err != nil {
+		return nil, err
+	}
+	if p.creds, err = d.credentials(); err != nil {
+		return nil, err
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	//  engine | control plane (event log inside) -> edges (join over HTTP) -> debug listener
+	cpConfig := controlplane.Config{Listen: cfg.Listen, Database: cmp.Or(cfg.Database, "sqlite:"+d.path("segue.db")), Data: d.dir, PlaysKey: p.creds.PlaysKey,
+		AdminToken: p.creds.AdminToken, Version: cfg.Version, Home: geo.Place{Point: geo.Point{Lat: places[0].Latitude, Lon: places[0].Longitude}, OK: true}}
+	engine := clickhouse.Engine{Program: cfg.Program, Config: clickhouse.Config{Library: library, Dir: d.path("clickhouse"), HTTP: cfg.ClickHouseHTTP, Native: cfg.ClickHouseNative}}
+	if noEngine == nil {
+		if engine.WriterPassword, err = d.secret("clickhouse.writer"); err != nil {
+			return nil, err
+		}
+		p.creds.ClickHouse = Database{HTTPURL: "http://" + cfg.ClickHouseHTTP, Native: cfg.ClickHouseNative, User: clickhouse.Analyst, Password: cmp.Or(p.creds.ClickHouse.Password, words(20))}
+		engine.AnalystPassword = p.creds.ClickHouse.Password
+		cpConfig.ClickHouse = fmt.Sprintf("clickhouse://%s:%s@%s/%s", clickhouse.Writer, engine.WriterPassword, cfg.ClickHouseNative, clickhouse.Database)
+		p.parts = append(p.parts, serve.Part{Name: "clickhouse", Run: p.inBackground(engine.Run)})
+	}
+	cp, err := controlplane.Open(ctx, cpConfig, p.store, log, reg)
+	if err != nil {
+		return nil, err
+	}
+	p.parts = append(p.parts, serve.Part{Name: "control plane", Run: func(ctx context.Context, ready func()) error {
+		if err := cp.PutUser(ctx, api.NewUser{Email: p.creds.Listener.Email, Password: p.creds.Listener.Password, DisplayName: "Listener"}, api.PlanPremium); err != nil {
+			cp.Close()
+			return fmt.Errorf("demo listener: %w", err)
+		}
+		return cp.Run(ctx, ready)
+	}})
+	p.creds.PlayerURL = "http://" + p.public(cfg.Listen) + "/"
+	p.creds.DocsURL = p.creds.PlayerURL + "docs"
+	if cfg.DebugListen != "" {
+		p.creds.MetricsURL = "http://" + cfg.DebugListen + "/metrics"
+	}
+	p.creds.Edges = nil
+	for i, addr := range edges {
+		region := places[i%len(places)].Name
+		name := fmt.Sprintf("%s-%d", region, i/len(places)+1)
+		p.creds.Edges = append(p.creds.Edges, EdgeAddress{Name: name, Region: region, URL: "http://" + p.public(addr)})
+		part, err := p.edge(name, addr, region, p.creds.Edges[i].URL, prometheus.WrapRegistererWith(prometheus.Labels{"edge": name}, reg))
+		if err != nil {
+			cp.Close()
+			return nil, err
+		}
+		p.parts = append(p.parts, part)
+	}
+	p.parts = append(p.parts, serve.Part{Name: "debug", Run: serve.Debug{Listen: cfg.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}.Run})
+	return p, d.save(p.creds)
+}
+
+// restartAfter is the pause before the engine is started again.
+const restartAfter = 5 * time.Second
+
+// inBackground is ready at once and starts what failed again: the product plays without its analytics, and the plays
+// wait in the event log.
+func (p *Platform) inBackground(run func(context.Context, func()) error) func(context.Context, func()) error {
+	return func(ctx context.Context, ready func()) error {
+		ready()
+		for {
+			err := run(ctx, func() {})
+			if ctx.Err() != nil {
+				return err
+			}
+			p.log.Error("clickhouse is not there, plays wait in the event log; it will be started again", "err", err)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(restartAfter):
+			}
+		}
+	}
+}
+
+// edge makes an edge and its membership as one part: the edge listens, then joins, beats and polls.
+func (p *Platform) edge(name, listen, region, url string, reg prometheus.Registerer) (serve.Part, error) {
+	dir := p.data.path("edges", name)
+	e, err := edge.New(edge.Config{Name: name, Listen: listen, Memory: p.cfg.EdgeMemory, DiskDir: filepath.Join(dir, "blocks"), DiskSize: p.cfg.EdgeDisk, Tokens: true,
+		Routes: []*edge.Route{{Prefix: "/", Origin: edge.StoreOrigin{Store: p.store, Fresh: time.Minute}}}}, p.log, reg)
+	if err != nil {
+		return serve.Part{}, serve.SetupError{Err: err}
+	}
+	return serve.Part{Name: "edge " + name, Run: func(ctx context.Context, ready func()) error {
+		return serve.Run(ctx, p.log, serve.Part{Name: "door", Run: e.Run}, serve.Part{Name: "fleet", Run: func(ctx context.Context, up func()) error {
+			token, err := p.admit(ctx, region)
+			if err != nil {
+				return err
+			}
+			m, err := fleet.Join(ctx, fleet.Config{ControlPlane: p.Server(), Name: name, PublicURL: url, JoinToken: token, Dir: dir, Version: p.cfg.Version}, e, p.log)
+			if err != nil {
+				return err
+			}
+			return m.Run(ctx, func() { up(); ready() })
+		}})
+	}}, nil
+}
+
+// admit does what an operator does to add an edge: a region, and a join token for it.
+func (p *Platform) admit(ctx context.Context, region string) (string, error) {
+	admin, err := p.Admin()
+	if err != nil {
+		return "", err
+	}
+	for _, r := range places {
+		if r.Name == region {
+			if err := admin.Call(ctx, http.MethodPut, "/v1/admin/regions/"+r.Name, r.NewRegion, nil); err != nil {
+				return "", err
+			}
+		}
+	}
+	var t api.JoinToken
+	err = admin.Call(ctx, http.MethodPost, "/v1/admin/join-tokens", api.NewJoinToken{Region: region, TTLSeconds: 60}, &t)
+	return t.Token, err
+}
+
+// Admin is a client with the admin token.
+func (p *Platform) Admin() (*api.Client, error) {
+	return api.NewClient(p.Server(), func() (string, error) { return p.creds.AdminToken, nil })
+}
+
+// Server is the control plane's base URL, from this machine.
+func (p *Platform) Server() string { return "http://" + reachable(p.cfg.Listen) }
+
+// Credentials is what the data folder's credentials.json says.
+func (p *Platform) Credentials() Credentials { return p.creds }
+
+// Run runs all parts and then, as the last one, after, until ctx ends.
+func (p *Platform) Run(ctx context.Context, after serve.Part) error {
+	defer p.data.close()
+	return serve.Run(ctx, p.log, append(p.parts, after)...)
+}
+
+// Close gives the data folder back; only for what was never Run.
+func (p *Platform) Close() { _ = p.data.close() }
+
+// openOrigin opens a directory or a bucket. S3 credentials come from the environment, under the names that S3 tools
+// use.
+func openOrigin(ctx context.Context, where string) (origin.Store, error) {
+	if !strings.HasPrefix(where, "s3://") {
+		s, err := dirstore.Open(where)
+		if err != nil {
+			return nil, serve.SetupError{Err: err}
+		}
+		return s, nil
+	}
+	return OpenS3(ctx, where, os.Getenv)
+}
+
+// OpenS3 opens s3://bucket?endpoint=… with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the environment.
+func OpenS3(ctx context.Context, where string, getenv func(string) string) (*s3store.Store, error) {
+	c, err := s3store.ParseURL(where)
+	if err != nil {
+		return nil, serve.SetupError{Err: err}
+	}
+	c.AccessKey, c.SecretKey = getenv("AWS_ACCESS_KEY_ID"), getenv("AWS_SECRET_ACCESS_KEY")
+	if c.Endpoint == "" {
+		c.Endpoint = getenv("AWS_ENDPOINT_URL")
+	}
+	s, err := s3store.Open(ctx, c)
+	if err != nil {
+		return nil, serve.Setupf("%w; start it, or correct --origin, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", err)
+	}
+	return s, nil
+}
+
+// edgeAddresses deals out ports from the first one on; port 0 lets the system choose and is for one edge only.
+func edgeAddresses(first string, n int) ([]string, error) {
+	host, port, err := net.SplitHostPort(first)
+	number, nerr := strconv.Atoi(port)
+	if err = errors.Join(err, nerr); err != nil || number < 1 || number+n-1 > 65535 {
+		return nil, serve.Setupf("--edge-listen %q: want host:port", first)
+	}
+	var out []string
+	for i := range n {
+		out = append(out, net.JoinHostPort(host, strconv.Itoa(number+i)))
+	}
+	return out, nil
+}
+
+// public is the address that players use.
+func (p *Platform) public(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil || p.cfg.PublicHost == "" {
+		return reachable(listen)
+	}
+	_ = host
+	return net.JoinHostPort(p.cfg.PublicHost, port)
+}
+
+// reachable replaces "all addresses" by loopback.
+func reachable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// Banner prints where to click.
+func (p *Platform) Banner(w io.Writer) {
+	c := p.creds
+	fmt.Fprintf(w, "\n  Player      %s   %s / %s\n", c.PlayerURL, c.Listener.Email, c.Listener.Password)
+	fmt.Fprintf(w, "  API docs    %s   admin token: %s\n", c.DocsURL, p.data.path("admin.token"))
+	fmt.Fprint(w, "  Edges      ")
+	for _, e := range c.Edges {
+		fmt.Fprintf(w, " %s (%s)", e.URL, e.Name)
+	}
+	fmt.Fprintln(w)
+	if p.NoEngine == nil {
+		fmt.Fprintf(w, "  ClickHouse  %s/play   %s / %s\n", c.ClickHouse.HTTPURL, c.ClickHouse.User, c.ClickHouse.Password)
+	} else {
+		fmt.Fprintf(w, "  ClickHouse  not there: %s; plays wait in the event log until it is (npm package @chdb/lib-linux-x64-gnu)\n", p.NoEngine)
+	}
+	if c.MetricsURL != "" {
+		fmt.Fprintf(w, "  Metrics     %s\n", c.MetricsURL)
+	}
+	fmt.Fprintln(w)
+}
