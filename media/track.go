@@ -57,6 +57,10 @@ type Loudness struct {
 	RangeLU        float64 `json:"range_lu"`
 }
 
+// SameLength reports whether two files of the same names and numbers are likely the same recording: rips and encoders
+// differ by some silence, other recordings by more than two seconds.
+func SameLength(a, b time.Duration) bool { return (a - b).Abs() <= 2*time.Second }
+
 // TargetLUFS is the integrated loudness that players normalise to.
 const TargetLUFS = -14.0
 

@@ -9,9 +9,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"segue/media"
 
@@ -19,17 +21,18 @@ import (
 )
 
 // Folder is the catalogue of a packaged folder with no platform: its track.json files are the record. Identities follow
-// the same rules as on a platform: same bytes, or same album artist, album, disc, number and title, are one track.
+// the same rules as on a platform: same bytes, or same names and numbers and nearly the same length, are one track.
 type Folder struct {
-	mu     sync.Mutex // guards the maps
-	tracks map[string]media.TrackID
+	mu     sync.Mutex               // guards the maps
+	bytes  map[string]media.TrackID // by the source's digest
+	names  map[string][]named       // by trackKey
 	albums map[string]media.AlbumID
 	done   map[string]bool // track id + version
 }
 
 // OpenFolder reads the track.json files below dir, which may be empty.
 func OpenFolder(dir string) (*Folder, error) {
-	f := &Folder{tracks: map[string]media.TrackID{}, albums: map[string]media.AlbumID{}, done: map[string]bool{}}
+	f := &Folder{bytes: map[string]media.TrackID{}, names: map[string][]named{}, albums: map[string]media.AlbumID{}, done: map[string]bool{}}
 	files, err := fs.Glob(os.DirFS(dir), "media/*/*/"+media.TrackFile)
 	if err != nil {
 		return nil, fmt.Errorf("bug: %w", err)
@@ -39,7 +42,7 @@ func OpenFolder(dir string) (*Folder, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.know(t.ID, t.Source.SHA256, t.Tags)
+		f.know(t.ID, t.Source.SHA256, t.Tags, t.Source.Duration())
 		if t.Art != nil {
 			f.albums[albumKey(t.Tags)] = t.Art.AlbumID
 		}
@@ -62,14 +65,20 @@ func readTrack(path string) (media.Track, error) {
 }
 
 // Claim implements Catalog.
-func (f *Folder) Claim(_ context.Context, sum string, v media.Version, tags media.Tags) (Claim, error) {
+func (f *Folder) Claim(_ context.Context, r ClaimRequest) (Claim, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	id := cmp.Or(f.tracks[sum], f.tracks[trackKey(tags)], media.TrackID(ulid.Make().String()))
-	f.know(id, sum, tags)
-	album := cmp.Or(f.albums[albumKey(tags)], media.AlbumID(ulid.Make().String()))
-	f.albums[albumKey(tags)] = album
-	return Claim{TrackID: id, AlbumID: album, Published: f.done[string(id)+string(v)]}, nil
+	id := f.bytes[r.SourceSHA256]
+	for _, n := range f.names[trackKey(r.Tags)] {
+		if id == "" && media.SameLength(n.duration, r.Duration) {
+			id = n.id
+		}
+	}
+	id = cmp.Or(id, media.TrackID(ulid.Make().String()))
+	f.know(id, r.SourceSHA256, r.Tags, r.Duration)
+	album := cmp.Or(f.albums[albumKey(r.Tags)], media.AlbumID(ulid.Make().String()))
+	f.albums[albumKey(r.Tags)] = album
+	return Claim{TrackID: id, AlbumID: album, Published: f.done[string(id)+string(r.Version)]}, nil
 }
 
 // Publish implements Catalog: track.json, already put, is the publication.
@@ -80,8 +89,17 @@ func (f *Folder) Publish(_ context.Context, t media.Track) error {
 	return nil
 }
 
-func (f *Folder) know(id media.TrackID, sum string, tags media.Tags) {
-	f.tracks[sum], f.tracks[trackKey(tags)] = id, id
+type named struct {
+	id       media.TrackID
+	duration time.Duration
+}
+
+func (f *Folder) know(id media.TrackID, sum string, tags media.Tags, d time.Duration) {
+	f.bytes[sum] = id
+	key := trackKey(tags)
+	if !slices.ContainsFunc(f.names[key], func(n named) bool { return n.id == id }) {
+		f.names[key] = append(f.names[key], named{id, d})
+	}
 }
 
 func albumKey(t media.Tags) string {

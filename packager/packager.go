@@ -29,7 +29,15 @@ import (
 // whenever the same source would come out differently.
 const settings = "segue/1 aac_96 aac_160 aac_256 opus_128 flac 4s"
 
-// Claim is the identity under which a source is packaged. Published: the catalogue has this very version already.
+// ClaimRequest is what is known of a source before it is decoded. Duration is what its container says, 0: nothing.
+type ClaimRequest struct {
+	SourceSHA256 string
+	Version      media.Version
+	Tags         media.Tags
+	Duration     time.Duration
+}
+
+// Claim is the identity under which a source is packaged. Published: the catalogue has had this very version already.
 type Claim struct {
 	TrackID   media.TrackID
 	AlbumID   media.AlbumID
@@ -39,7 +47,7 @@ type Claim struct {
 // Catalog says which track a file is, and takes it when its objects are in place. Both calls are idempotent and
 // safe for concurrent use.
 type Catalog interface {
-	Claim(ctx context.Context, sourceSHA256 string, v media.Version, tags media.Tags) (Claim, error)
+	Claim(ctx context.Context, r ClaimRequest) (Claim, error)
 	Publish(ctx context.Context, t media.Track) error
 }
 
@@ -65,6 +73,7 @@ type Packager struct {
 	ffmpeg  *ffmpeg
 	sink    Sink
 	catalog Catalog
+	albums  albumArtists
 }
 
 // New finds ffmpeg; its absence is a serve.SetupError.
@@ -79,7 +88,7 @@ func New(cfg Config, sink Sink, catalog Catalog) (*Packager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Packager{cfg, ff, sink, catalog}, nil
+	return &Packager{cfg: cfg, ffmpeg: ff, sink: sink, catalog: catalog}, nil
 }
 
 // Result is the fate of one file.
@@ -144,7 +153,10 @@ func (p *Packager) one(ctx context.Context, path string) (t media.Track, skipped
 	}
 	t = media.Track{Source: src.Source, Tags: src.tags(path), Encoder: settings, Version: version(sum, settings)}
 	t.Source.SHA256 = sum
-	claim, err := p.catalog.Claim(ctx, sum, t.Version, t.Tags)
+	if src.albumArtist() == "" {
+		t.Tags.AlbumArtist = or(p.albums.find(ctx, p.ffmpeg, path, t.Tags.Album), t.Tags.AlbumArtist)
+	}
+	claim, err := p.catalog.Claim(ctx, ClaimRequest{sum, t.Version, t.Tags, src.duration})
 	if err != nil || claim.Published {
 		return t, err == nil, err
 	}

@@ -40,7 +40,7 @@ func (s source) tags(path string) media.Tags {
 	t := media.Tags{
 		Title:       or(get("title"), strings.ReplaceAll(base, "_", " "), "Untitled"),
 		Artist:      get("artist", "performer"),
-		AlbumArtist: get("album_artist", "albumartist", "album artist"),
+		AlbumArtist: s.albumArtist(),
 		Album:       or(get("album"), folder(filepath.Dir(path)), "Unknown Album"),
 		Composer:    get("composer"),
 		TrackNumber: number,
@@ -63,6 +63,11 @@ func (s source) tags(path string) media.Tags {
 		}
 	}
 	return t
+}
+
+// albumArtist is the tag of that name, under any of the names that formats give it.
+func (s source) albumArtist() string {
+	return or(clean(s.tag["album_artist"]), clean(s.tag["albumartist"]), clean(s.tag["album artist"]))
 }
 
 func or(values ...string) string {

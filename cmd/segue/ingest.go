@@ -75,8 +75,8 @@ func ingest(ctx context.Context, client *api.Client, cfg packager.Config, files 
 // catalogAdapter gives the packager the control plane in the packager's words.
 type catalogAdapter struct{ remote api.Ingester }
 
-func (a catalogAdapter) Claim(ctx context.Context, sum string, v media.Version, tags media.Tags) (packager.Claim, error) {
-	c, err := a.remote.Claim(ctx, api.ClaimRequest{SourceSHA256: sum, Version: v, Tags: tags})
+func (a catalogAdapter) Claim(ctx context.Context, r packager.ClaimRequest) (packager.Claim, error) {
+	c, err := a.remote.Claim(ctx, api.ClaimRequest{SourceSHA256: r.SourceSHA256, Version: r.Version, Tags: r.Tags, DurationMS: r.Duration.Milliseconds()})
 	return packager.Claim{TrackID: c.TrackID, AlbumID: c.AlbumID, Published: c.Published}, err
 }
 

@@ -40,7 +40,7 @@ type Service struct {
 // New returns the service on a database and an origin.
 func New(db *store.DB, objects Objects) *Service { return &Service{db, objects} }
 
-// Claim finds or makes the identity of a source: by its bytes, else by album artist, album, disc, number and title.
+// Claim finds or makes the identity of a source: by its bytes, else by names, numbers and length.
 func (s *Service) Claim(ctx context.Context, r api.ClaimRequest) (api.Claim, error) {
 	var c api.Claim
 	if len(r.SourceSHA256) != 64 || !media.ValidVersion(string(r.Version)) || r.Tags.Title == "" || r.Tags.Artist == "" || r.Tags.AlbumArtist == "" || r.Tags.Album == "" {
@@ -48,36 +48,57 @@ func (s *Service) Claim(ctx context.Context, r api.ClaimRequest) (api.Claim, err
 	}
 	err := s.db.Tx(ctx, func(tx *sql.Tx) error {
 		c = api.Claim{}
-		fresh := ulid.Make().String()
-		err := tx.QueryRowContext(ctx, `SELECT track_id FROM source_claims WHERE sha256 = $1`, r.SourceSHA256).Scan(&c.TrackID)
-		if errors.Is(err, sql.ErrNoRows) {
-			err = claimOne(ctx, tx, `INSERT INTO track_claims (track_key, track_id) VALUES ($1, $2) ON CONFLICT (track_key) DO NOTHING`,
-				`SELECT track_id FROM track_claims WHERE track_key = $1`, trackKey(r.Tags), fresh, (*string)(&c.TrackID))
-			if err == nil {
-				_, err = tx.ExecContext(ctx, `INSERT INTO source_claims (sha256, track_id) VALUES ($1, $2) ON CONFLICT (sha256) DO NOTHING`, r.SourceSHA256, string(c.TrackID))
-			}
-		}
-		if err != nil {
+		// The album's row first, with a write: it holds back other claims of the album until this one is done.
+		if _, err := tx.ExecContext(ctx, `INSERT INTO album_claims (album_key, album_id) VALUES ($1, $2) ON CONFLICT (album_key) DO UPDATE SET album_key = excluded.album_key`,
+			albumKey(r.Tags), ulid.Make().String()); err != nil {
 			return err
 		}
-		err = claimOne(ctx, tx, `INSERT INTO album_claims (album_key, album_id) VALUES ($1, $2) ON CONFLICT (album_key) DO NOTHING`,
-			`SELECT album_id FROM album_claims WHERE album_key = $1`, albumKey(r.Tags), ulid.Make().String(), (*string)(&c.AlbumID))
+		if err := tx.QueryRowContext(ctx, `SELECT album_id FROM album_claims WHERE album_key = $1`, albumKey(r.Tags)).Scan(&c.AlbumID); err != nil {
+			return err
+		}
+		err := tx.QueryRowContext(ctx, `SELECT track_id FROM source_claims WHERE sha256 = $1`, r.SourceSHA256).Scan(&c.TrackID)
+		if errors.Is(err, sql.ErrNoRows) {
+			err = claimByName(ctx, tx, r, &c.TrackID)
+		}
 		if err != nil {
 			return err
 		}
 		var n int
-		err = tx.QueryRowContext(ctx, `SELECT count(*) FROM tracks WHERE id = $1 AND version = $2`, string(c.TrackID), string(r.Version)).Scan(&n)
+		err = tx.QueryRowContext(ctx, `SELECT count(*) FROM publications WHERE track_id = $1 AND version = $2`, string(c.TrackID), string(r.Version)).Scan(&n)
 		c.Published = n > 0
 		return err
 	})
 	return c, err
 }
 
-func claimOne(ctx context.Context, tx *sql.Tx, insert, read, key, fresh string, out *string) error {
-	if _, err := tx.ExecContext(ctx, insert, key, fresh); err != nil {
+// claimByName finds the track of the same names, numbers and length, or makes one, and notes the source's bytes.
+func claimByName(ctx context.Context, tx *sql.Tx, r api.ClaimRequest, id *media.TrackID) error {
+	rows, err := tx.QueryContext(ctx, `SELECT track_id, duration_ms FROM track_claims WHERE track_key = $1 ORDER BY track_id`, trackKey(r.Tags))
+	if err != nil {
 		return err
 	}
-	return tx.QueryRowContext(ctx, read, key).Scan(out)
+	defer rows.Close()
+	for rows.Next() {
+		var known string
+		var ms int64
+		if err := rows.Scan(&known, &ms); err != nil {
+			return err
+		}
+		if *id == "" && media.SameLength(time.Duration(ms)*time.Millisecond, time.Duration(r.DurationMS)*time.Millisecond) {
+			*id = media.TrackID(known)
+		}
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return err
+	}
+	if *id == "" {
+		*id = media.TrackID(ulid.Make().String())
+		if _, err := tx.ExecContext(ctx, `INSERT INTO track_claims (track_id, track_key, duration_ms) VALUES ($1, $2, $3)`, string(*id), trackKey(r.Tags), r.DurationMS); err != nil {
+			return err
+		}
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO source_claims (sha256, track_id) VALUES ($1, $2) ON CONFLICT (sha256) DO NOTHING`, r.SourceSHA256, string(*id))
+	return err
 }
 
 // Publish takes a packaged track into the catalogue. All objects that it names must be in the origin with the sizes
@@ -136,6 +157,9 @@ func (s *Service) Publish(ctx context.Context, t media.Track) (api.Track, error)
 			genres = excluded.genres, renditions = excluded.renditions, loudness = excluded.loudness, updated_at = excluded.updated_at`,
 			string(t.ID), album, performer, t.Tags.Title, string(t.Version), t.Source.Duration().Milliseconds(), t.Tags.DiscNumber, t.Tags.TrackNumber,
 			t.Tags.Date, text(genres), text(t.Renditions), text(t.Loudness), now); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO publications (track_id, version) VALUES ($1, $2) ON CONFLICT (track_id, version) DO NOTHING`, string(t.ID), string(t.Version)); err != nil {
 			return err
 		}
 		list, err := tracks(ctx, tx, ` WHERE t.id = $1`, string(t.ID))

@@ -245,32 +245,14 @@ func (p *Platform) Run(ctx context.Context, after serve.Part) error {
 // Close gives the data folder back; only for what was never Run.
 func (p *Platform) Close() { _ = p.data.close() }
 
-// openOrigin opens a directory or a bucket. S3 credentials come from the environment, under the names that S3 tools
-// use.
+// openOrigin opens a directory or a bucket.
 func openOrigin(ctx context.Context, where string) (origin.Store, error) {
-	if !strings.HasPrefix(where, "s3://") {
-		s, err := dirstore.Open(where)
-		if err != nil {
-			return nil, serve.SetupError{Err: err}
-		}
-		return s, nil
+	if strings.HasPrefix(where, "s3://") {
+		return s3store.OpenURL(ctx, where, os.Getenv)
 	}
-	return OpenS3(ctx, where, os.Getenv)
-}
-
-// OpenS3 opens s3://bucket?endpoint=… with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the environment.
-func OpenS3(ctx context.Context, where string, getenv func(string) string) (*s3store.Store, error) {
-	c, err := s3store.ParseURL(where)
+	s, err := dirstore.Open(where)
 	if err != nil {
 		return nil, serve.SetupError{Err: err}
-	}
-	c.AccessKey, c.SecretKey = getenv("AWS_ACCESS_KEY_ID"), getenv("AWS_SECRET_ACCESS_KEY")
-	if c.Endpoint == "" {
-		c.Endpoint = getenv("AWS_ENDPOINT_URL")
-	}
-	s, err := s3store.Open(ctx, c)
-	if err != nil {
-		return nil, serve.Setupf("%w; start it, or correct --origin, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", err)
 	}
 	return s, nil
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"segue/internal/serve"
 	"segue/media"
 
 	"github.com/cenkalti/backoff/v5"
@@ -74,6 +75,24 @@ func ParseURL(raw string) (Config, error) {
 		}
 	}
 	return c, nil
+}
+
+// OpenURL opens what ParseURL reads, with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, when the URL names no endpoint,
+// AWS_ENDPOINT_URL of the environment: the names that S3 tools use. Its errors are a serve.SetupError.
+func OpenURL(ctx context.Context, where string, getenv func(string) string) (*Store, error) {
+	c, err := ParseURL(where)
+	if err != nil {
+		return nil, serve.SetupError{Err: err}
+	}
+	c.AccessKey, c.SecretKey = getenv("AWS_ACCESS_KEY_ID"), getenv("AWS_SECRET_ACCESS_KEY")
+	if c.Endpoint == "" {
+		c.Endpoint = getenv("AWS_ENDPOINT_URL")
+	}
+	s, err := Open(ctx, c)
+	if err != nil {
+		return nil, serve.Setupf("%w; start it, or correct the origin, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", err)
+	}
+	return s, nil
 }
 
 // Open checks that the bucket can be reached, and makes it when that is allowed.

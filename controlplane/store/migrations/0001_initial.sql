@@ -23,7 +23,9 @@ CREATE TABLE signing_keys (
 );
 
 CREATE TABLE source_claims (sha256 TEXT PRIMARY KEY, track_id TEXT NOT NULL);
-CREATE TABLE track_claims (track_key TEXT PRIMARY KEY, track_id TEXT NOT NULL);
+CREATE TABLE track_claims (track_id TEXT PRIMARY KEY, track_key TEXT NOT NULL, duration_ms BIGINT NOT NULL);
+CREATE INDEX track_claims_key ON track_claims(track_key);
+CREATE TABLE publications (track_id TEXT NOT NULL, version TEXT NOT NULL, PRIMARY KEY (track_id, version));
 CREATE TABLE album_claims (album_key TEXT PRIMARY KEY, album_id TEXT NOT NULL);
 CREATE TABLE artists (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, name_key TEXT NOT NULL UNIQUE

@@ -1,0 +1,143 @@
+// Command segue-controlplane is one replica of the control plane, over stores of your own.
+//
+//	event log -> search index, ClickHouse sink -> HTTP
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+
+	"segue/controlplane"
+	"segue/geo"
+	"segue/internal/serve"
+	"segue/origin/dirstore"
+	"segue/origin/s3store"
+
+	"github.com/alecthomas/kong"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// version is set by the build: -ldflags "-X main.version=…".
+var version = "dev"
+
+type cli struct {
+	Config         kong.ConfigFlag  `help:"Read flags from this YAML file; its keys are the flag names without dashes." placeholder:"FILE"`
+	Check          bool             `help:"Check flags and surroundings, then exit."`
+	Version        kong.VersionFlag `help:"Print the version."`
+	Listen         string           `help:"Players, operators and edges." default:"127.0.0.1:8080"`
+	DebugListen    string           `help:"Metrics and profiles; private; empty: none." placeholder:"HOST:PORT"`
+	Data           string           `help:"Folder of this replica: search index, and event log and SQLite when embedded." default:"./segue-control" type:"path"`
+	Database       string           `help:"postgres://user@host/name or sqlite:PATH; default: SQLite in --data." placeholder:"URL"`
+	NATS           string           `help:"nats://host:4222[,…]; default: embedded in --data." name:"nats" placeholder:"URL"`
+	ClickHouse     string           `help:"clickhouse://user:password@host:9000/database; empty: plays stay in the event log." name:"clickhouse" placeholder:"URL"`
+	Origin         string           `help:"Media objects: s3://bucket[/prefix]?endpoint=http://host:port, or a folder." required:"" placeholder:"WHERE"`
+	AdminTokenFile string           `help:"File with a secret that becomes an admin token." type:"path" required:"" placeholder:"FILE"`
+	PlaysKeyFile   string           `help:"File with a secret that makes pseudonyms in the play logs; the same on all replicas." type:"path" required:"" placeholder:"FILE"`
+	GeoDB          string           `help:"MMDB file with cities." name:"geo-db" type:"path" placeholder:"FILE"`
+	Home           string           `help:"Where addresses of the own network are: LAT,LON." placeholder:"LAT,LON"`
+	Replica        string           `help:"Name of this replica." default:"one"`
+	Replicas       int              `help:"How many there are." default:"1"`
+	RateLimit      float64          `help:"Requests a second of one account or address; negative: no limit." default:"100"`
+	LogLevel       slog.Level       `help:"Least level logged: debug, info, warn, error." default:"info" placeholder:"LEVEL"`
+	LogJSON        bool             `help:"Log as JSON." name:"log-json"`
+}
+
+func main() { serve.Main(run) }
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var c cli
+	exited := errors.New("exited")
+	parser, err := kong.New(&c, kong.Name("segue-controlplane"), kong.Description("Catalogue, accounts, playback, fleet and play logs."), kong.UsageOnError(),
+		kong.Configuration(serve.YAML), kong.Writers(stdout, stderr), kong.Vars{"version": "segue-controlplane " + version}, kong.Exit(func(int) { panic(exited) }))
+	if err != nil {
+		return fmt.Errorf("bug: command line: %w", err)
+	}
+	defer func() {
+		if r := recover(); r != nil && r != any(exited) {
+			panic(r)
+		}
+	}()
+	if _, err := parser.Parse(args); err != nil {
+		return serve.SetupError{Err: fmt.Errorf("%w; see segue-controlplane --help", err)}
+	}
+	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
+	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
+		GeoDB: c.GeoDB, PerSecond: c.RateLimit, Version: version}
+	if cfg.Home, err = parseHome(c.Home); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		file string
+		to   func([]byte)
+	}{{c.AdminTokenFile, func(b []byte) { cfg.AdminToken = string(b) }}, {c.PlaysKeyFile, func(b []byte) { cfg.PlaysKey = b }}} {
+		b, err := os.ReadFile(f.file)
+		if err != nil {
+			return serve.SetupError{Err: err}
+		}
+		f.to([]byte(strings.TrimSpace(string(b))))
+	}
+	if len(cfg.AdminToken) < 16 {
+		return serve.Setupf("the admin token in %s has %d characters, want at least 16", c.AdminTokenFile, len(cfg.AdminToken))
+	}
+	if err := os.MkdirAll(c.Data, 0o755); err != nil {
+		return serve.Setupf("data folder: %w", err)
+	}
+	if cfg.Database == "" {
+		cfg.Database = "sqlite:" + c.Data + "/segue.db"
+	}
+	objects, err := openOrigin(ctx, c.Origin)
+	if err != nil {
+		return err
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	cp, err := controlplane.Open(ctx, cfg, objects, log, reg)
+	if err != nil {
+		return err
+	}
+	if c.Check {
+		cp.Close()
+		_, err := fmt.Fprintln(stdout, "all is well")
+		return err
+	}
+	return serve.Run(ctx, log,
+		serve.Part{Name: "debug", Run: serve.Debug{Listen: c.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}.Run},
+		serve.Part{Name: "control plane", Run: func(ctx context.Context, ready func()) error {
+			return cp.Run(ctx, func() {
+				log.Info("serving", "listen", c.Listen, "version", version)
+				ready()
+			})
+		}})
+}
+
+func openOrigin(ctx context.Context, where string) (controlplane.Objects, error) {
+	if strings.HasPrefix(where, "s3://") {
+		return s3store.OpenURL(ctx, where, os.Getenv)
+	}
+	s, err := dirstore.Open(where)
+	if err != nil {
+		return nil, serve.SetupError{Err: err}
+	}
+	return s, nil
+}
+
+func parseHome(s string) (geo.Place, error) {
+	if s == "" {
+		return geo.Place{}, nil
+	}
+	lat, lon, _ := strings.Cut(s, ",")
+	y, err1 := strconv.ParseFloat(strings.TrimSpace(lat), 64)
+	x, err2 := strconv.ParseFloat(strings.TrimSpace(lon), 64)
+	if err1 != nil || err2 != nil || y < -90 || y > 90 || x < -180 || x > 180 {
+		return geo.Place{}, serve.Setupf("--home %q: want LAT,LON in degrees", s)
+	}
+	return geo.Place{Point: geo.Point{Lat: y, Lon: x}, OK: true}, nil
+}

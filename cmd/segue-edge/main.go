@@ -1,0 +1,163 @@
+// Command segue-edge is one edge: alone in front of any origin, or as a member of a fleet.
+//
+//	player -> door -> Memory+Coalesce -> Disk -> Upstream -> origin
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"segue/edge"
+	"segue/edge/fleet"
+	"segue/internal/serve"
+	"segue/origin/dirstore"
+	"segue/origin/s3store"
+
+	"github.com/alecthomas/kong"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// version is set by the build: -ldflags "-X main.version=…".
+var version = "dev"
+
+type cli struct {
+	Config      kong.ConfigFlag  `help:"Read flags from this YAML file; its keys are the flag names without dashes." placeholder:"FILE"`
+	Check       bool             `help:"Check flags and surroundings, then exit."`
+	Version     kong.VersionFlag `help:"Print the version."`
+	Listen      string           `help:"Players' side." default:"127.0.0.1:8081"`
+	DebugListen string           `help:"Metrics and profiles; private; empty: none." placeholder:"HOST:PORT"`
+	Origin      string           `help:"What is at /: http://host[:port][/path], s3://bucket[/prefix]?endpoint=http://host:port, or a folder." placeholder:"WHERE"`
+	Route       []string         `help:"More origins: PREFIX=WHERE; the longest prefix counts. Repeatable." sep:"none" placeholder:"/p/=WHERE"`
+	Fresh       time.Duration    `help:"How long an object of a folder or bucket is used without asking again; media/ and art/ never change." default:"1m"`
+	Memory      serve.ByteCount  `help:"Memory for blocks." default:"256MiB"`
+	Disk        string           `help:"Folder for blocks on disk; empty: none." type:"path" placeholder:"DIR"`
+	DiskSize    serve.ByteCount  `help:"Disk for blocks." default:"4GiB"`
+	Drain       time.Duration    `help:"How long /readyz says no before the end, for load balancers to notice." default:"0s"`
+	LogLevel    slog.Level       `help:"Least level logged: debug, info, warn, error." default:"info" placeholder:"LEVEL"`
+	LogJSON     bool             `help:"Log as JSON." name:"log-json"`
+
+	Control       string `help:"Control plane to join; protected objects need its tokens then. Empty: no fleet, everything is public." placeholder:"URL" group:"Fleet"`
+	Name          string `help:"Name in the fleet and in Cache-Status: lower-case letters, digits, dashes." default:"segue" group:"Fleet"`
+	PublicURL     string `help:"How players reach this edge; default: http:// and --listen." placeholder:"URL" group:"Fleet"`
+	JoinTokenFile string `help:"File with the join token; needed the first time." type:"path" placeholder:"FILE" group:"Fleet"`
+	State         string `help:"Folder for the identity and the last configuration." default:"./segue-edge-state" type:"path" group:"Fleet"`
+}
+
+func main() { serve.Main(run) }
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var c cli
+	exited := errors.New("exited")
+	parser, err := kong.New(&c, kong.Name("segue-edge"), kong.Description("A cache for media, and for any HTTP origin."), kong.UsageOnError(),
+		kong.Configuration(serve.YAML), kong.Writers(stdout, stderr), kong.Vars{"version": "segue-edge " + version}, kong.Exit(func(int) { panic(exited) }))
+	if err != nil {
+		return fmt.Errorf("bug: command line: %w", err)
+	}
+	defer func() {
+		if r := recover(); r != nil && r != any(exited) {
+			panic(r)
+		}
+	}()
+	if _, err := parser.Parse(args); err != nil {
+		return serve.SetupError{Err: fmt.Errorf("%w; see segue-edge --help", err)}
+	}
+	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
+	routes, err := c.routes(ctx)
+	if err != nil {
+		return err
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	e, err := edge.New(edge.Config{Name: c.Name, Listen: c.Listen, Memory: int64(c.Memory), DiskDir: c.Disk, DiskSize: int64(c.DiskSize), Routes: routes,
+		Tokens: c.Control != "", DrainFor: c.Drain}, log, reg)
+	if err != nil {
+		return serve.SetupError{Err: err}
+	}
+	if c.Check {
+		_, err := fmt.Fprintln(stdout, "all is well")
+		return err
+	}
+	parts := []serve.Part{
+		{Name: "debug", Run: serve.Debug{Listen: c.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}.Run},
+		{Name: "edge", Run: e.Run},
+	}
+	if c.Control != "" {
+		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version}
+		if cfg.PublicURL == "" {
+			cfg.PublicURL = "http://" + c.Listen
+		}
+		if c.JoinTokenFile != "" {
+			b, err := os.ReadFile(c.JoinTokenFile)
+			if err != nil {
+				return serve.SetupError{Err: err}
+			}
+			cfg.JoinToken = strings.TrimSpace(string(b))
+		}
+		parts = append(parts, serve.Part{Name: "fleet", Run: func(ctx context.Context, ready func()) error {
+			m, err := fleet.Join(ctx, cfg, e, log)
+			if err != nil {
+				return err
+			}
+			return m.Run(ctx, ready)
+		}})
+	}
+	parts = append(parts, serve.Part{Name: "say so", Run: func(_ context.Context, ready func()) error {
+		ready()
+		log.Info("serving", "listen", c.Listen, "routes", len(routes), "version", version)
+		return nil
+	}})
+	return serve.Run(ctx, log, parts...)
+}
+
+func (c *cli) routes(ctx context.Context) ([]*edge.Route, error) {
+	specs := c.Route
+	if c.Origin != "" {
+		specs = append([]string{"/=" + c.Origin}, specs...)
+	}
+	if len(specs) == 0 {
+		return nil, serve.Setupf("an edge needs an origin: give --origin http://host:port, s3://bucket or a folder")
+	}
+	var out []*edge.Route
+	for _, spec := range specs {
+		prefix, where, ok := strings.Cut(spec, "=")
+		if !ok || !strings.HasPrefix(prefix, "/") || !strings.HasSuffix(prefix, "/") {
+			return nil, serve.Setupf("--route %q: want /prefix/=WHERE", spec)
+		}
+		o, err := c.origin(ctx, where)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, &edge.Route{Prefix: prefix, Origin: o})
+	}
+	return out, nil
+}
+
+func (c *cli) origin(ctx context.Context, where string) (edge.Origin, error) {
+	switch {
+	case strings.HasPrefix(where, "http://"), strings.HasPrefix(where, "https://"):
+		o, err := edge.NewHTTPOrigin(where)
+		if err != nil {
+			return nil, serve.SetupError{Err: err}
+		}
+		return o, nil
+	case strings.HasPrefix(where, "s3://"):
+		s, err := s3store.OpenURL(ctx, where, os.Getenv)
+		if err != nil {
+			return nil, err
+		}
+		return edge.StoreOrigin{Store: s, Fresh: c.Fresh}, nil
+	}
+	s, err := dirstore.OpenReadOnly(where)
+	if err != nil {
+		return nil, serve.SetupError{Err: err}
+	}
+	return edge.StoreOrigin{Store: s, Fresh: c.Fresh}, nil
+}

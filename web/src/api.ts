@@ -1,0 +1,106 @@
+// The part of the control plane's API that the player uses. Types are those of /openapi.json.
+
+export interface Ref { id: string; name: string }
+export interface Art { url: string; sizes: number[] }
+export interface AlbumRef { id: string; title: string; art?: Art }
+export interface Track { id: string; title: string; artists: Ref[]; album: AlbumRef; duration_ms: number; track_number?: number; disc_number?: number; date?: string; renditions: string[] }
+export interface Album { id: string; title: string; artists: Ref[]; date?: string; art?: Art; track_count: number; duration_ms: number; tracks?: Track[] }
+export interface Artist { id: string; name: string; album_count: number; track_count: number; albums?: Album[] }
+export interface Page<T> { items: T[]; next?: string }
+export interface Found { query: string; tracks: Track[]; albums: Album[]; artists: Artist[] }
+export interface Pathway { id: string; region: string; base_url: string; distance_km: number }
+export interface Playback { play_id: string; hls_url: string; file_url: string; rendition: string; renditions: string[]; duration_ms: number; gain_db: number; pathways: Pathway[] }
+export interface User { email: string; display_name: string; plan: string }
+interface Session { access_token: string; expires_in: number; refresh_token: string; user: User }
+
+export class Problem extends Error {
+  constructor(readonly status: number, readonly type: string, message: string) { super(message); }
+}
+
+const kept = "segue.refresh";
+
+export class Api {
+  user?: User;
+  onSignedOut = () => {};
+  private access = "";
+  private accessEnds = 0;
+  private refreshing?: Promise<void>;
+
+  /** resume signs in with the token of an earlier visit; false: there is none that works. */
+  async resume(): Promise<boolean> {
+    if (!localStorage.getItem(kept)) return false;
+    try { await this.refresh(); return true; } catch { return false; }
+  }
+
+  async signIn(email: string, password: string): Promise<void> {
+    const name = /Mobi/.test(navigator.userAgent) ? "Browser on a phone" : "Browser";
+    this.take(await this.send("POST", "/v1/sessions", { email, password, device: { type: "web", name } }));
+  }
+
+  async signUp(email: string, password: string): Promise<void> {
+    await this.send("POST", "/v1/users", { email, password });
+    await this.signIn(email, password);
+  }
+
+  async signOut(): Promise<void> {
+    try { await this.call("DELETE", "/v1/sessions/current"); } catch { /* the token ends by itself */ }
+    this.forget();
+  }
+
+  get<T>(path: string): Promise<T> { return this.call("GET", path); }
+  post<T>(path: string, body: unknown, keepalive = false): Promise<T> { return this.call("POST", path, body, keepalive); }
+
+  private async call<T>(method: string, path: string, body?: unknown, keepalive = false): Promise<T> {
+    if (Date.now() > this.accessEnds) await this.refresh();
+    try {
+      return await this.send(method, path, body, keepalive);
+    } catch (e) {
+      if (!(e instanceof Problem) || e.status !== 401) throw e;
+      await this.refresh();
+      return this.send(method, path, body, keepalive);
+    }
+  }
+
+  private async send<T>(method: string, path: string, body?: unknown, keepalive = false): Promise<T> {
+    const headers: Record<string, string> = {};
+    if (this.access) headers.Authorization = "Bearer " + this.access;
+    if (body !== undefined) headers["Content-Type"] = "application/json";
+    const r = await fetch(path, { method, headers, keepalive, body: body === undefined ? undefined : JSON.stringify(body) });
+    const text = await r.text();
+    const json = text ? JSON.parse(text) : undefined;
+    if (!r.ok) throw new Problem(r.status, json?.type ?? "", json?.detail ?? r.statusText);
+    return json as T;
+  }
+
+  // A refresh token works once: tabs of one browser share it, so only one of them may use it at a time.
+  private refresh(): Promise<void> {
+    return this.refreshing ??= (async () => {
+      try {
+        await navigator.locks.request(kept, async () => {
+          const token = localStorage.getItem(kept);
+          if (!token) throw new Problem(401, "", "signed out");
+          this.access = "";
+          this.take(await this.send("POST", "/v1/sessions/refresh", { refresh_token: token }));
+        });
+      } catch (e) {
+        if (e instanceof Problem && e.status === 401) this.forget();
+        throw e;
+      } finally {
+        this.refreshing = undefined;
+      }
+    })();
+  }
+
+  private take(s: Session) {
+    this.access = s.access_token;
+    this.accessEnds = Date.now() + (s.expires_in - 30) * 1000;
+    this.user = s.user;
+    localStorage.setItem(kept, s.refresh_token);
+  }
+
+  private forget() {
+    this.access = ""; this.accessEnds = 0; this.user = undefined;
+    localStorage.removeItem(kept);
+    this.onSignedOut();
+  }
+}
