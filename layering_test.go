@@ -18,7 +18,7 @@ var allowed = map[string][]string{
 	"media":               {},
 	"geo":                 {},
 	"edge/policy":         {},
-	"internal/eventlog":   {},
+	"internal/eventlog":   {"internal/serve"},
 	"internal/serve":      {},
 	"internal/clickhouse": {"internal/serve"},
 	"web":                 {},

@@ -193,11 +193,13 @@ func (s *Store) Put(ctx context.Context, o media.Object, r io.Reader) (media.Obj
 	if err != nil {
 		return media.Object{}, fmt.Errorf("put %s: %w", o.Key, err)
 	}
-	o.Size, o.ETag, o.SHA256 = info.Size, `"`+info.ETag+`"`, hex.EncodeToString(sum.sum.Sum(nil))
-	o.ModTime = info.LastModified.UTC().Truncate(time.Second)
-	if o.ModTime.Unix() <= 0 { // the reply to a PUT has no date
-		return s.Stat(ctx, o.Key)
+	o.Size, o.ETag, o.ModTime = info.Size, `"`+info.ETag+`"`, info.LastModified.UTC().Truncate(time.Second)
+	if o.ModTime.Unix() <= 0 { // the reply to a single PUT has no date
+		if o, err = s.Stat(ctx, o.Key); err != nil {
+			return media.Object{}, err
+		}
 	}
+	o.SHA256 = hex.EncodeToString(sum.sum.Sum(nil))
 	return o, nil
 }
 
@@ -276,6 +278,11 @@ func (s *Store) Delete(ctx context.Context, key media.Key) error {
 // List pages through the bucket.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[media.Object, error] {
 	return func(yield func(media.Object, error) bool) {
+		if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
+			if _, err := media.ParseKey(prefix[:i]); err != nil {
+				return // no key begins so
+			}
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel() // ends the client's goroutine when the caller stops early
 		for info := range s.client.ListObjects(ctx, s.cfg.Bucket, minio.ListObjectsOptions{Prefix: s.cfg.Prefix + prefix, Recursive: true}) {
