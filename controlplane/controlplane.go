@@ -76,12 +76,12 @@ type ControlPlane struct {
 var catalogStream = eventlog.Stream{Name: "catalog"}
 
 // Open opens the stores and wires the services. What the operator can mend is a serve.SetupError.
-func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, reg prometheus.Registerer) (cp *ControlPlane, err error) {
+func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, reg prometheus.Registerer) (_ *ControlPlane, err error) {
 	cfg.Replica, cfg.Replicas, cfg.PerSecond = cmp.Or(cfg.Replica, "one"), cmp.Or(cfg.Replicas, 1), cmp.Or(cfg.PerSecond, 100)
 	if len(cfg.PlaysKey) < 16 {
 		return nil, serve.Setupf("the key for pseudonyms in the play logs has %d bytes, want at least 16", len(cfg.PlaysKey))
 	}
-	cp = &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg)}
+	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg)}
 	defer func() {
 		if err != nil {
 			cp.Close()

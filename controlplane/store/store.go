@@ -54,7 +54,7 @@ func Open(ctx context.Context, dsn string) (*DB, error) {
 	defer cancel()
 	if err := db.PingContext(pctx); err != nil {
 		db.Close()
-		return nil, serve.Setupf("database %s: %w; start it, or correct --database", redact(dsn), err)
+		return nil, serve.Setupf("database %s: %w; start it, or correct --database", redact(dsn), oneLine{err})
 	}
 	dir, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -70,6 +70,12 @@ func Open(ctx context.Context, dsn string) (*DB, error) {
 	}
 	return &DB{db, embedded}, nil
 }
+
+// oneLine prints an error of several lines, as pgx makes them, as one.
+type oneLine struct{ error }
+
+func (e oneLine) Error() string { return strings.Join(strings.Fields(e.error.Error()), " ") }
+func (e oneLine) Unwrap() error { return e.error }
 
 func redact(dsn string) string {
 	u, err := url.Parse(dsn)

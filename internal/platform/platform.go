@@ -71,7 +71,7 @@ var places = []api.Region{
 
 // Open checks what can be wrong before anything is written: ports, then the data folder and its lock, then the stores.
 // The caller closes, or runs.
-func Open(ctx context.Context, cfg Config, log *slog.Logger) (p *Platform, err error) {
+func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Platform, err error) {
 	if cfg.Edges < 1 || cfg.Edges > 16 {
 		return nil, serve.Setupf("--edges %d: want 1 to 16", cfg.Edges)
 	}
@@ -87,7 +87,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (p *Platform, err e
 	if err != nil {
 		return nil, err
 	}
-	p = &Platform{cfg: cfg, log: log, data: d, NoEngine: noEngine}
+	p := &Platform{cfg: cfg, log: log, data: d, NoEngine: noEngine}
 	defer func() {
 		if err != nil {
 			p.Close()
