@@ -24,8 +24,10 @@ func (p *Packager) art(ctx context.Context, path string, s source, album media.A
 		if _, err := p.ffmpeg.run(ctx, p.ffmpeg.program, args...); err != nil {
 			return nil, ctx.Err()
 		}
-	} else if picture = beside(path); picture == "" {
+	} else if b, err := os.ReadFile(beside(path)); err != nil {
 		return nil, nil
+	} else if err := os.WriteFile(picture, b, 0o600); err != nil { // under a name that ffmpeg reads nothing into
+		return nil, err
 	}
 	sum, err := hashFile(ctx, picture)
 	if err != nil {
@@ -39,7 +41,7 @@ func (p *Packager) art(ctx context.Context, path string, s source, album media.A
 		out := filepath.Join(tmp, strconv.Itoa(size)+".jpg")
 		filter := fmt.Sprintf("scale=%[1]d:%[1]d:force_original_aspect_ratio=increase:flags=lanczos,crop=%[1]d:%[1]d,format=yuvj420p", size)
 		_, err := p.ffmpeg.run(ctx, p.ffmpeg.program, "-nostdin", "-v", "error", "-max_alloc", "536870912", "-protocol_whitelist", "file,pipe",
-			"-format_whitelist", "image2,jpeg_pipe,png_pipe,webp_pipe,gif,bmp_pipe,tiff_pipe", "-f", "image2pipe", "-i", "file:"+picture,
+			"-format_whitelist", "jpeg_pipe,png_pipe,webp_pipe,gif,bmp_pipe,tiff_pipe", "-i", "file:"+picture,
 			"-frames:v", "1", "-vf", filter, "-q:v", "3", "-f", "image2", "-update", "1", "-y", "file:"+out)
 		if err != nil {
 			return nil, ctx.Err()
