@@ -174,7 +174,7 @@ func bearer(header string) string {
 // authenticate checks a bearer token against a need and returns the context that knows who calls.
 func (cp *ControlPlane) authenticate(ctx context.Context, kind, token string) (context.Context, error) {
 	if token == "" {
-		return ctx, fmt.Errorf("Authorization: Bearer is missing: %w", media.ErrNoAccess)
+		return ctx, fmt.Errorf("a bearer token is missing: %w", media.ErrNoAccess)
 	}
 	scope, admin := strings.CutPrefix(kind, adminScope)
 	switch {

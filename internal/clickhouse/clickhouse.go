@@ -167,13 +167,13 @@ func Serve(ctx context.Context, c Config, ready func()) error {
 
 // result is local_result_v2 of chdb.h.
 type result struct {
-	buf       *byte
-	len       uintptr
-	vec       unsafe.Pointer
-	elapsed   float64
-	rowsRead  uint64
-	bytesRead uint64
-	err       *byte
+	_   *byte // buf
+	_   uintptr
+	_   unsafe.Pointer
+	_   float64 // elapsed
+	_   uint64  // rows read
+	_   uint64  // bytes read
+	err *byte
 }
 
 func text(p *byte) string {
