@@ -55,7 +55,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/consul/api":       {"internal/registry"},
 	"github.com/nats-io":                    {"internal/eventlog"},
 	"github.com/ClickHouse":                 {"controlplane/plays"},
-	"github.com/jackc/pgx":                  {"controlplane/store"},
+	"github.com/jackc/pgx":                  {"controlplane/store", "internal/testenv"},
 	"modernc.org/sqlite":                    {"controlplane/store"},
 	"github.com/pressly/goose":              {"controlplane/store"},
 	"github.com/blevesearch":                {"controlplane/search"},

@@ -28,12 +28,12 @@ type Coalesce struct {
 	fills   sync.WaitGroup
 }
 
-// arriving is a block on its way. body, tier and err are set before done is closed.
+// arriving is a block on its way. block, tier and err are set before done is closed.
 type arriving struct {
-	done chan struct{}
-	body []byte
-	tier Tier
-	err  error
+	done  chan struct{}
+	block *Block
+	tier  Tier
+	err   error
 }
 
 func newCoalesce(memory *Memory, below Source, timeout time.Duration, m *metrics) *Coalesce {
@@ -46,15 +46,15 @@ func (c *Coalesce) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 	return func(yield func(Piece, error) bool) {
 		for n := w.First; n <= w.Last; n++ {
 			key := BlockKey{w.Meta.Object, n}
-			if body := c.memory.Get(key); body != nil {
-				if !yield(Piece{n, body, TierMemory}, nil) {
+			if b := c.memory.Get(key); b != nil {
+				if !yield(Piece{n, b, TierMemory}, nil) {
 					return
 				}
 				continue
 			}
-			body, a := c.join(w, n)
-			if body != nil {
-				if !yield(Piece{n, body, TierMemory}, nil) {
+			b, a := c.join(w, n)
+			if b != nil {
+				if !yield(Piece{n, b, TierMemory}, nil) {
 					return
 				}
 				continue
@@ -69,7 +69,7 @@ func (c *Coalesce) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 				yield(Piece{}, a.err)
 				return
 			}
-			if !yield(Piece{n, a.body, a.tier}, nil) {
+			if !yield(Piece{n, a.block, a.tier}, nil) {
 				return
 			}
 		}
@@ -77,7 +77,7 @@ func (c *Coalesce) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 }
 
 // join returns block n from memory, or its arrival, which it starts for the whole missing run if nobody has.
-func (c *Coalesce) join(w Want, n uint32) ([]byte, *arriving) {
+func (c *Coalesce) join(w Want, n uint32) (*Block, *arriving) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a := c.pending[BlockKey{w.Meta.Object, n}]; a != nil {
@@ -85,8 +85,8 @@ func (c *Coalesce) join(w Want, n uint32) ([]byte, *arriving) {
 		return nil, a
 	}
 	// A fill puts a block into memory before it leaves pending, so this look cannot miss one that just arrived.
-	if body := c.memory.Get(BlockKey{w.Meta.Object, n}); body != nil {
-		return body, nil
+	if b := c.memory.Get(BlockKey{w.Meta.Object, n}); b != nil {
+		return b, nil
 	}
 	run := Want{w.Meta, n, n}
 	var waiting []*arriving
@@ -113,18 +113,18 @@ func (c *Coalesce) fill(ctx context.Context, run Want, waiting []*arriving) {
 	next := run.First
 	var failure error
 	for p, err := range c.below.Fetch(ctx, run) {
-		if err == nil && (p.Block != next || len(p.Body) != blockLen(run.Meta.Size, next)) {
-			err = fmt.Errorf("bug: block %d of %d bytes where %d was due: %w", p.Block, len(p.Body), next, media.ErrCorrupt)
+		if err == nil && (p.N != next || len(p.Block.Bytes) != blockLen(run.Meta.Size, next)) {
+			err = fmt.Errorf("bug: block %d of %d bytes where %d was due: %w", p.N, len(p.Block.Bytes), next, media.ErrCorrupt)
 		}
 		if err != nil {
 			failure = err
 			break
 		}
 		key := BlockKey{run.Meta.Object, next}
-		c.metrics.evicted.Add(float64(c.memory.Put(key, p.Body)))
-		c.metrics.filledBytes.WithLabelValues(string(p.Tier)).Add(float64(len(p.Body)))
+		c.metrics.evicted.Add(float64(c.memory.Put(key, p.Block)))
+		c.metrics.filledBytes.WithLabelValues(string(p.Tier)).Add(float64(len(p.Block.Bytes)))
 		a := waiting[next-run.First]
-		a.body, a.tier = p.Body, p.Tier
+		a.block, a.tier = p.Block, p.Tier
 		c.arrived(key, a)
 		next++
 	}

@@ -28,6 +28,7 @@ type Disk struct {
 	dir     string
 	budget  int64
 	below   Source
+	alloc   func(n int) *Block
 	log     *slog.Logger
 	metrics *metrics
 
@@ -59,8 +60,8 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // openDisk reads the indexes of an earlier life. Its errors are of the folder as a whole.
-func openDisk(dir string, budget int64, below Source, log *slog.Logger, m *metrics) (*Disk, error) {
-	d := &Disk{dir: dir, budget: budget, below: below, log: log, metrics: m, objects: map[ObjectID]*diskObject{}, missed: map[BlockKey]struct{}{}}
+func openDisk(dir string, budget int64, below Source, alloc func(n int) *Block, log *slog.Logger, m *metrics) (*Disk, error) {
+	d := &Disk{dir: dir, budget: budget, below: below, alloc: alloc, log: log, metrics: m, objects: map[ObjectID]*diskObject{}, missed: map[BlockKey]struct{}{}}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("disk cache: %w", err)
 	}
@@ -121,8 +122,8 @@ func readIndex(path string) *diskObject {
 func (d *Disk) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 	return func(yield func(Piece, error) bool) {
 		for n := w.First; n <= w.Last; {
-			if body := d.read(w.Meta, n); body != nil {
-				if !yield(Piece{n, body, TierDisk}, nil) {
+			if b := d.read(w.Meta, n); b != nil {
+				if !yield(Piece{n, b, TierDisk}, nil) {
 					return
 				}
 				n++
@@ -136,7 +137,7 @@ func (d *Disk) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 				if !yield(p, err) || err != nil {
 					return
 				}
-				if d.admit(BlockKey{w.Meta.Object, p.Block}) {
+				if d.admit(BlockKey{w.Meta.Object, p.N}) {
 					d.write(w.Meta, p)
 				}
 			}
@@ -157,7 +158,7 @@ func (d *Disk) has(k BlockKey) bool {
 }
 
 // read returns a block whose bytes match their checksum, or nil.
-func (d *Disk) read(m *Meta, n uint32) []byte {
+func (d *Disk) read(m *Meta, n uint32) *Block {
 	d.mu.Lock()
 	o := d.objects[m.Object]
 	var sum uint32
@@ -171,7 +172,8 @@ func (d *Disk) read(m *Meta, n uint32) []byte {
 	if !ok {
 		return nil
 	}
-	body := make([]byte, blockLen(m.Size, n))
+	block := d.alloc(blockLen(m.Size, n))
+	body := block.Bytes
 	f, err := os.Open(d.path(m.Object) + dataSuffix)
 	if err == nil {
 		_, err = f.ReadAt(body, int64(n)*BlockSize)
@@ -181,7 +183,7 @@ func (d *Disk) read(m *Meta, n uint32) []byte {
 		err = media.ErrCorrupt
 	}
 	if err == nil {
-		return body
+		return block
 	}
 	d.fault("read", err)
 	d.mu.Lock()
@@ -219,12 +221,12 @@ func (d *Disk) write(m *Meta, p Piece) {
 		d.objects[m.Object] = o
 	}
 	o.used = time.Now()
-	d.makeRoom(int64(len(p.Body)))
+	d.makeRoom(int64(len(p.Block.Bytes)))
 	d.mu.Unlock()
 
 	o.writes.Lock()
 	defer o.writes.Unlock()
-	sum := crc32.Checksum(p.Body, castagnoli)
+	sum := crc32.Checksum(p.Block.Bytes, castagnoli)
 	if err := d.append(m, p, sum); err != nil {
 		d.fault("write", err)
 		return
@@ -234,11 +236,11 @@ func (d *Disk) write(m *Meta, p Piece) {
 	if d.objects[m.Object] != o {
 		return // evicted meanwhile
 	}
-	if _, had := o.blocks[p.Block]; !had {
-		o.bytes += int64(len(p.Body))
-		d.used += int64(len(p.Body))
+	if _, had := o.blocks[p.N]; !had {
+		o.bytes += int64(len(p.Block.Bytes))
+		d.used += int64(len(p.Block.Bytes))
 	}
-	o.blocks[p.Block] = sum
+	o.blocks[p.N] = sum
 }
 
 func (d *Disk) append(m *Meta, p Piece, sum uint32) (err error) {
@@ -251,7 +253,7 @@ func (d *Disk) append(m *Meta, p Piece, sum uint32) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, data.Close()) }()
-	if _, err := data.WriteAt(p.Body, int64(p.Block)*BlockSize); err != nil {
+	if _, err := data.WriteAt(p.Block.Bytes, int64(p.N)*BlockSize); err != nil {
 		return err
 	}
 	index, err := os.OpenFile(path+indexSuffix, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
@@ -265,7 +267,7 @@ func (d *Disk) append(m *Meta, p Piece, sum uint32) (err error) {
 	} else if at == 0 {
 		b = binary.BigEndian.AppendUint64([]byte(diskMagic), uint64(m.Size))
 	}
-	record := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, p.Block), sum)
+	record := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, p.N), sum)
 	record = binary.BigEndian.AppendUint32(record, crc32.Checksum(record, castagnoli))
 	_, err = index.Write(append(b, record...))
 	return err

@@ -174,8 +174,8 @@ func (d *door) answer(ctx *fasthttp.RequestCtx, m *Meta, known bool, begun time.
 			return err
 		}
 		tier = from
-		if body.single != nil {
-			ctx.Response.SetBodyRaw(body.single)
+		if body.left == 0 {
+			ctx.Response.SetBodyRaw(body.head)
 		} else {
 			ctx.Response.SetBodyStream(body, int(a.Length))
 		}
@@ -230,10 +230,10 @@ func (d *door) say(ctx *fasthttp.RequestCtx, tier Tier) {
 	d.metrics.requests.WithLabelValues(strconv.Itoa(ctx.Response.StatusCode()), string(tier)).Inc()
 }
 
-// body is a run of bytes over blocks. A reader that is one part of one block has single set and nothing else.
+// body is a run of bytes over blocks. What is part of one block is all in head, with nothing left.
 type body struct {
-	single []byte
-	head   []byte // of the block in hand
+	block  *Block // in hand
+	head   []byte // of it, not sent yet
 	left   int64
 	next   func() (Piece, error, bool)
 	stop   func()
@@ -246,7 +246,7 @@ func (d *door) open(m *Meta, a policy.Answer) (*body, Tier, error) {
 	skip := a.Offset - int64(first)*BlockSize
 	if first == last {
 		if b := d.memory.Get(BlockKey{m.Object, first}); b != nil {
-			return &body{single: b[skip : skip+a.Length]}, TierMemory, nil
+			return &body{block: b, head: b.Bytes[skip : skip+a.Length]}, TierMemory, nil
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // ends with the reply, not with the handler
@@ -267,9 +267,9 @@ func (d *door) open(m *Meta, a policy.Answer) (*body, Tier, error) {
 	if first == last {
 		stop()
 		cancel()
-		return &body{single: p.Body[skip : skip+a.Length]}, p.Tier, nil
+		return &body{block: p.Block, head: p.Block.Bytes[skip : skip+a.Length]}, p.Tier, nil
 	}
-	return &body{head: p.Body[skip:], left: a.Length, next: next, stop: stop, cancel: cancel}, p.Tier, nil
+	return &body{block: p.Block, head: p.Block.Bytes[skip:], left: a.Length, next: next, stop: stop, cancel: cancel}, p.Tier, nil
 }
 
 // WriteTo sends whole blocks, without a copy.
@@ -315,8 +315,11 @@ func (b *body) fill() error {
 	if err == nil && !ok {
 		err = io.ErrUnexpectedEOF
 	}
-	b.head = p.Body
-	return err
+	if err != nil {
+		return err
+	}
+	b.block, b.head = p.Block, p.Block.Bytes
+	return nil
 }
 
 // Close ends the fetch; fasthttp calls it when the reply is out or the player has gone.

@@ -89,15 +89,15 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	//  client -> door(metas, policy) -> Memory+Coalesce -> Disk -> Upstream -> origin
 	m := newMetrics(reg)
 	e := &Edge{cfg: cfg, log: log, begun: time.Now()}
-	var below Source = newUpstream(256, m)
+	memory := NewMemory(cfg.Memory)
+	var below Source = newUpstream(256, memory.Alloc, m)
 	if cfg.DiskDir != "" {
-		disk, err := openDisk(cfg.DiskDir, cfg.DiskSize, below, log, m)
+		disk, err := openDisk(cfg.DiskDir, cfg.DiskSize, below, memory.Alloc, log, m)
 		if err != nil {
 			return nil, err
 		}
 		e.disk, below = disk, disk
 	}
-	memory := NewMemory(cfg.Memory)
 	e.fills = newCoalesce(memory, below, cfg.FillTimeout, m)
 	metas, err := newMetas(rs, cfg.FirstByte, m)
 	if err != nil {

@@ -23,11 +23,14 @@ type memoryShard struct {
 
 type memoryNode struct {
 	key     BlockKey
-	body    []byte
+	block   *Block
 	newer   *memoryNode
 	older   *memoryNode
 	visited atomic.Bool
 }
+
+// Alloc returns a block of n bytes to be filled; nobody else has it yet.
+func (m *Memory) Alloc(n int) *Block { return &Block{make([]byte, n)} }
 
 // NewMemory makes a cache of at most budget bytes of blocks; at least one block.
 func NewMemory(budget int64) *Memory {
@@ -47,7 +50,7 @@ func (m *Memory) shard(k BlockKey) *memoryShard {
 }
 
 // Get returns a shared block, or nil.
-func (m *Memory) Get(k BlockKey) []byte {
+func (m *Memory) Get(k BlockKey) *Block {
 	s := m.shard(k)
 	s.mu.RLock()
 	n := s.blocks[k]
@@ -58,22 +61,23 @@ func (m *Memory) Get(k BlockKey) []byte {
 	if !n.visited.Load() { // a write that changes nothing still moves the cache line between cores
 		n.visited.Store(true)
 	}
-	return n.body
+	return n.block
 }
 
-// Put keeps body, which must not change from now on. It returns how many blocks left for it.
-func (m *Memory) Put(k BlockKey, body []byte) (evicted int) {
+// Put keeps a block. It returns how many blocks left for it.
+func (m *Memory) Put(k BlockKey, b *Block) (evicted int) {
+	size := int64(len(b.Bytes))
 	s := m.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.blocks[k] != nil || int64(len(body)) > s.budget {
+	if s.blocks[k] != nil || size > s.budget {
 		return 0
 	}
-	for s.used+int64(len(body)) > s.budget {
+	for s.used+size > s.budget {
 		s.evict()
 		evicted++
 	}
-	n := &memoryNode{key: k, body: body, older: s.head}
+	n := &memoryNode{key: k, block: b, older: s.head}
 	if s.head != nil {
 		s.head.newer = n
 	}
@@ -82,7 +86,7 @@ func (m *Memory) Put(k BlockKey, body []byte) (evicted int) {
 		s.tail = n
 	}
 	s.blocks[k] = n
-	s.used += int64(len(body))
+	s.used += size
 	return evicted
 }
 
@@ -109,7 +113,7 @@ func (s *memoryShard) evict() {
 		s.tail = n.newer
 	}
 	delete(s.blocks, n.key)
-	s.used -= int64(len(n.body))
+	s.used -= int64(len(n.block.Bytes))
 }
 
 // Used is the number of bytes held.

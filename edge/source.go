@@ -62,10 +62,15 @@ type Want struct {
 	First, Last uint32
 }
 
-// Piece is one whole block. Body is shared by all readers of the block: never write to it, keep it if you like.
+// Block holds the bytes of one block, at most BlockSize of them. All readers share them: they never change once the
+// block was handed on. Keep the *Block for as long as Bytes is used, not the slice alone: the bytes may lie outside
+// Go's heap, and go with the last *Block.
+type Block struct{ Bytes []byte }
+
+// Piece is one whole block, its number in its object, and where it came from.
 type Piece struct {
-	Block uint32
-	Body  []byte
+	N     uint32
+	Block *Block
 	Tier  Tier
 }
 

@@ -31,11 +31,12 @@ type Origin interface {
 // Upstream is the lowest tier: one ranged request per run of blocks, to the origin of the Meta's route.
 type Upstream struct {
 	slots   *semaphore.Weighted // requests to origins at once
+	alloc   func(n int) *Block
 	metrics *metrics
 }
 
-func newUpstream(concurrent int64, m *metrics) *Upstream {
-	return &Upstream{semaphore.NewWeighted(concurrent), m}
+func newUpstream(concurrent int64, alloc func(n int) *Block, m *metrics) *Upstream {
+	return &Upstream{semaphore.NewWeighted(concurrent), alloc, m}
 }
 
 // Fetch implements Source.
@@ -57,8 +58,8 @@ func (u *Upstream) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 		}
 		defer body.Close()
 		for n := w.First; n <= w.Last; n++ {
-			block := make([]byte, blockLen(w.Meta.Size, n))
-			if _, err := io.ReadFull(body, block); err != nil {
+			block := u.alloc(blockLen(w.Meta.Size, n))
+			if _, err := io.ReadFull(body, block.Bytes); err != nil {
 				fail(fmt.Errorf("block %d: %w", n, err))
 				return
 			}
