@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"fmt"
+	"io"
 	"iter"
 	"sync"
 	"time"
@@ -104,15 +105,61 @@ func (c *Coalesce) join(w Want, n uint32) (*Block, *arriving) {
 	fctx, cancel := context.WithTimeout(c.life, c.timeout)
 	c.fills.Go(func() {
 		defer cancel()
-		c.fill(fctx, run, waiting)
+		_ = c.take(run, waiting, c.below.Fetch(fctx, run)) // each waiter has it
 	})
 	return nil, waiting[0]
 }
 
-func (c *Coalesce) fill(ctx context.Context, run Want, waiting []*arriving) {
+// adopt fills count blocks from the first on out of a body that is open already: skip bytes are read and dropped
+// before. It closes the body. When bytes are missing and cannot be fetched again, lost is called.
+func (c *Coalesce) adopt(m *Meta, first uint32, count int, skip int64, body io.ReadCloser, lost func()) {
+	run := Want{m, first, first + uint32(count) - 1}
+	waiting := make([]*arriving, count)
+	c.mu.Lock()
+	for i := range waiting {
+		waiting[i] = &arriving{done: make(chan struct{})}
+		if key := (BlockKey{m.Object, first + uint32(i)}); c.pending[key] == nil {
+			c.pending[key] = waiting[i]
+		}
+	}
+	c.mu.Unlock()
+	c.fills.Go(func() {
+		defer body.Close()
+		timer := time.AfterFunc(c.timeout, func() { body.Close() })
+		defer timer.Stop()
+		if count == 0 {
+			return
+		}
+		if err := c.take(run, waiting, c.read(run, skip, body)); err != nil && !m.Strong {
+			lost()
+		}
+	})
+}
+
+// read yields the blocks of a run out of a body.
+func (c *Coalesce) read(run Want, skip int64, body io.Reader) iter.Seq2[Piece, error] {
+	return func(yield func(Piece, error) bool) {
+		if _, err := io.CopyN(io.Discard, body, skip); err != nil {
+			yield(Piece{}, fmt.Errorf("fetch %s: %w", run.Meta.Key, err))
+			return
+		}
+		for n := run.First; n <= run.Last; n++ {
+			b := c.memory.Alloc(blockLen(run.Meta.Size, n))
+			if _, err := io.ReadFull(body, b.Bytes); err != nil {
+				yield(Piece{}, fmt.Errorf("fetch %s: block %d: %w", run.Meta.Key, n, err))
+				return
+			}
+			if !yield(Piece{n, b, TierOrigin}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// take hands the pieces of a run to those who wait, and to memory.
+func (c *Coalesce) take(run Want, waiting []*arriving, pieces iter.Seq2[Piece, error]) (failure error) {
 	next := run.First
-	var failure error
-	for p, err := range c.below.Fetch(ctx, run) {
+	for p, err := range pieces {
 		if err == nil && (p.N != next || len(p.Block.Bytes) != blockLen(run.Meta.Size, next)) {
 			err = fmt.Errorf("bug: block %d of %d bytes where %d was due: %w", p.N, len(p.Block.Bytes), next, media.ErrCorrupt)
 		}
@@ -136,11 +183,14 @@ func (c *Coalesce) fill(ctx context.Context, run Want, waiting []*arriving) {
 		a.err = failure
 		c.arrived(BlockKey{run.Meta.Object, next}, a)
 	}
+	return failure
 }
 
 func (c *Coalesce) arrived(key BlockKey, a *arriving) {
 	c.mu.Lock()
-	delete(c.pending, key)
+	if c.pending[key] == a {
+		delete(c.pending, key)
+	}
 	c.mu.Unlock()
 	close(a.done)
 }

@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +24,7 @@ type door struct {
 	name     string // in Cache-Status and Server-Timing
 	routes   routes
 	metas    *metas
+	exchange *exchange
 	source   Source
 	memory   *Memory
 	gate     *gate // nil: no tokens, everything is public
@@ -44,6 +44,7 @@ const (
 
 func (d *door) handle(ctx *fasthttp.RequestCtx) {
 	h := &ctx.Response.Header
+	setDate(h, today())
 	h.Set("Access-Control-Allow-Origin", "*")
 	h.Set("Access-Control-Expose-Headers", exposed)
 	h.Set("Timing-Allow-Origin", "*")
@@ -132,21 +133,25 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 		d.fail(ctx, err)
 		return
 	}
+	if t.route.http() != nil {
+		d.forward(ctx, t, begun)
+		return
+	}
 	// A change of the object seen before the first byte is healed by asking again; a second one is the origin's fault.
 	for try := 0; ; try++ {
-		m, known, err := d.metas.get(ctx, t.route, t.key)
-		if err == nil && m.Status == 0 {
-			d.pass(ctx, t)
-			return
-		}
+		m, known, err := d.metas.stat(ctx, t.route, t.key)
 		if err == nil && m.Status == http.StatusNotFound {
 			err = media.ErrNotFound
 		}
 		if err == nil {
-			err = d.answer(ctx, m, known, begun)
+			forward := ""
+			if !known {
+				forward = "fwd=miss; stored"
+			}
+			err = d.answer(ctx, m, conditions(ctx), forward, begun)
 		}
 		if errors.Is(err, media.ErrChanged) && try == 0 {
-			d.metas.forget(m)
+			d.metas.forget(t.route, t.key)
 			continue
 		}
 		if err != nil {
@@ -156,20 +161,50 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 	}
 }
 
-// answer sends what policy decides. An error means that nothing was written yet.
-func (d *door) answer(ctx *fasthttp.RequestCtx, m *Meta, known bool, begun time.Time) error {
-	rh := &ctx.Request.Header
-	req := policy.Request{Method: string(ctx.Method()), Range: string(rh.Peek("Range")), IfRange: string(rh.Peek("If-Range")),
-		IfMatch: string(rh.Peek("If-Match")), IfNoneMatch: string(rh.Peek("If-None-Match")),
-		IfModifiedSince: string(rh.Peek("If-Modified-Since")), IfUnmodifiedSince: string(rh.Peek("If-Unmodified-Since"))}
-	a := policy.Plan(req, policy.Object{Size: m.Size, ETag: m.ETag, ModTime: m.ModTime})
-	tier := TierMemory // what needs no bytes is answered from the Meta alone
-	if !known {
-		tier = TierOrigin
+// conditions are the fields of a request that policy looks at.
+func conditions(ctx *fasthttp.RequestCtx) policy.Request {
+	h := &ctx.Request.Header
+	return policy.Request{Method: string(ctx.Method()), Range: string(h.Peek("Range")), IfRange: string(h.Peek("If-Range")),
+		IfMatch: string(h.Peek("If-Match")), IfNoneMatch: string(h.Peek("If-None-Match")),
+		IfModifiedSince: string(h.Peek("If-Modified-Since")), IfUnmodifiedSince: string(h.Peek("If-Unmodified-Since"))}
+}
+
+// errPart: of the representation only other bytes are held than a request wants.
+var errPart = errors.New("only a part is held")
+
+// answer sends what policy decides on m. forward says, in the words of RFC 9211, how the origin was asked for m; empty:
+// it was not. An error means that nothing was written yet.
+func (d *door) answer(ctx *fasthttp.RequestCtx, m *Meta, req policy.Request, forward string, begun time.Time) error {
+	a := policy.Answer{Status: m.Status, Length: m.Whole}
+	if m.Status == http.StatusOK {
+		a = policy.Plan(req, m.object())
 	}
+	if m.Asked != "" && m.Asked == req.Range && req.IfRange == "" && a.Status != http.StatusNotModified { // the same question has the same answer
+		a = policy.Answer{Status: http.StatusPartialContent, Offset: m.First, Length: m.Size}
+	}
+	content := a.Status == m.Status || a.Status == http.StatusPartialContent
+	if m.part() && content && (a.Parts != nil || a.Offset < m.First || a.Offset+a.Length > m.First+m.Size) {
+		return errPart
+	}
+	tier := TierMemory // what needs no bytes is answered from the Meta alone
 	h := &ctx.Response.Header
-	if ctx.IsGet() && a.Length > 0 && (a.Status == http.StatusOK || a.Status == http.StatusPartialContent) {
-		body, from, err := d.open(m, a)
+	switch {
+	case !content || a.Parts == nil && a.Length == 0:
+	case ctx.IsHead():
+		ctx.Response.SkipBody = true
+		h.SetContentLength(int(a.Length))
+	case a.Parts != nil:
+		body, err := d.multipart(ctx, m, a)
+		if err != nil {
+			return err
+		}
+		tier = body.tier
+		ctx.Response.SetBodyStream(body, int(body.length))
+		d.count(body.length, begun)
+	default:
+		at := a
+		at.Offset -= m.First
+		body, from, err := d.open(m, at)
 		if err != nil {
 			return err
 		}
@@ -179,53 +214,98 @@ func (d *door) answer(ctx *fasthttp.RequestCtx, m *Meta, known bool, begun time.
 		} else {
 			ctx.Response.SetBodyStream(body, int(a.Length))
 		}
-		d.metrics.firstByte.Observe(time.Since(begun).Seconds())
-		d.metrics.servedBytes.Add(float64(a.Length))
-		d.served.Add(a.Length)
-	} else if ctx.IsHead() {
-		ctx.Response.SkipBody = true
-		h.SetContentLength(int(a.Length))
+		d.count(a.Length, begun)
+	}
+	if len(forward) > 0 && tier == TierMemory {
+		tier = TierOrigin
 	}
 	ctx.SetStatusCode(a.Status)
-	h.Set("ETag", m.ETag)
-	h.Set("Accept-Ranges", "bytes")
-	if !m.ModTime.IsZero() {
-		h.Set("Last-Modified", m.ModTime.UTC().Format(http.TimeFormat))
-	}
-	if m.CacheControl != "" {
-		h.Set("Cache-Control", m.CacheControl)
-	}
-	if m.Route.http() != nil {
-		h.Set("Age", strconv.FormatInt(max(0, int64(time.Since(m.Stored).Seconds())), 10)) // RFC 9111 5.1
-		h.Set("Via", "1.1 segue")
-	}
-	switch a.Status {
-	case http.StatusOK, http.StatusPartialContent:
-		h.SetContentType(m.ContentType)
-	case http.StatusNotModified:
-		h.SetNoDefaultContentType(true)
-	case http.StatusRequestedRangeNotSatisfiable, http.StatusPreconditionFailed:
-		if a.Status == http.StatusRequestedRangeNotSatisfiable {
-			h.Set("Content-Range", "bytes */"+strconv.FormatInt(m.Size, 10))
-		}
-		h.Del("Cache-Control")
-	}
-	if a.Status == http.StatusPartialContent {
-		h.Set("Content-Range", "bytes "+strconv.FormatInt(a.Offset, 10)+"-"+strconv.FormatInt(a.Offset+a.Length-1, 10)+"/"+strconv.FormatInt(m.Size, 10))
-	}
-	d.say(ctx, tier)
+	d.fields(h, m, a)
+	d.say(ctx, m, tier, forward)
 	return nil
 }
 
+func (d *door) count(bytes int64, begun time.Time) {
+	d.metrics.firstByte.Observe(time.Since(begun).Seconds())
+	d.metrics.servedBytes.Add(float64(bytes))
+	d.served.Add(bytes)
+}
+
+// fields writes the header of an answer on m.
+func (d *door) fields(h *fasthttp.ResponseHeader, m *Meta, a policy.Answer) {
+	h.SetNoDefaultContentType(true)
+	if a.Status == http.StatusRequestedRangeNotSatisfiable || a.Status == http.StatusPreconditionFailed {
+		h.Set("ETag", m.ETag)
+		if a.Status == http.StatusRequestedRangeNotSatisfiable { // RFC 9110 15.5.17
+			h.Set("Content-Range", "bytes */"+strconv.FormatInt(m.Whole, 10))
+		}
+		return
+	}
+	before := ""
+	for name, value := range m.Fields.All() {
+		switch {
+		case a.Status == http.StatusNotModified && (name == "Content-Type" || name == "Content-Encoding"): // RFC 9110 15.4.5
+		case a.Parts != nil && name == "Content-Type": // each part has it
+		case name == "Date":
+			setDate(h, value)
+		case name == before:
+			h.Add(name, value)
+		default:
+			h.Set(name, value)
+		}
+		before = name
+	}
+	if m.Status == http.StatusOK {
+		h.Set("Accept-Ranges", "bytes")
+	}
+	if m.Route.http() != nil {
+		h.Set("Age", strconv.FormatInt(int64((m.Age+max(0, time.Since(m.Answered)))/time.Second), 10)) // RFC 9111 4.2.3, 5.1
+		extend(h, "Via", via)
+	}
+	if a.Status == http.StatusPartialContent && a.Parts == nil {
+		if a.Offset == m.First && a.Length == m.Size && m.Said != "" {
+			h.Set("Content-Range", m.Said)
+		} else {
+			h.Set("Content-Range", contentRange(a.Offset, a.Length, m.Whole))
+		}
+	}
+}
+
+// contentRange is the value of RFC 9110 14.4.
+func contentRange(offset, length, whole int64) string {
+	b := append(make([]byte, 0, 64), "bytes "...)
+	b = append(strconv.AppendInt(b, offset, 10), '-')
+	b = append(strconv.AppendInt(b, offset+length-1, 10), '/')
+	return string(strconv.AppendInt(b, whole, 10))
+}
+
+// extend adds a member to a field that is a list.
+func extend(h *fasthttp.ResponseHeader, name, member string) {
+	if before := h.Peek(name); len(before) > 0 {
+		member = string(before) + ", " + member
+	}
+	h.Set(name, member)
+}
+
 // say writes Cache-Status (RFC 9211) and Server-Timing, and counts.
-func (d *door) say(ctx *fasthttp.RequestCtx, tier Tier) {
-	status := d.name + "; hit; detail=" + string(tier)
-	if tier == TierOrigin {
-		status = d.name + "; fwd=miss; stored; detail=origin"
-	} else {
+func (d *door) say(ctx *fasthttp.RequestCtx, m *Meta, tier Tier, forward string) {
+	status := d.name + "; "
+	switch {
+	case forward != "":
+		status += forward
+	case tier == TierOrigin: // what the key names was known, but not these bytes
+		status += "fwd=partial; stored"
+	default:
+		status += "hit"
 		d.hits.Add(1)
 	}
-	ctx.Response.Header.Set("Cache-Status", status)
+	if m.Route.http() != nil {
+		status += "; ttl=" + strconv.FormatInt(int64(time.Until(m.FreshUntil)/time.Second), 10)
+	}
+	if !strings.Contains(forward, "detail=") {
+		status += "; detail=" + string(tier)
+	}
+	extend(&ctx.Response.Header, "Cache-Status", status)
 	ctx.Response.Header.Set("Server-Timing", `edge;desc="`+d.name+`", tier;desc=`+string(tier))
 	d.metrics.requests.WithLabelValues(strconv.Itoa(ctx.Response.StatusCode()), string(tier)).Inc()
 }
@@ -291,6 +371,9 @@ func (b *body) WriteTo(w io.Writer) (n int64, err error) {
 
 // Read implements io.Reader for where WriteTo is not used.
 func (b *body) Read(p []byte) (int, error) {
+	if b.next == nil {
+		b.left = int64(len(b.head))
+	}
 	if b.left == 0 {
 		return 0, io.EOF
 	}
@@ -324,67 +407,11 @@ func (b *body) fill() error {
 
 // Close ends the fetch; fasthttp calls it when the reply is out or the player has gone.
 func (b *body) Close() error {
-	b.stop()
-	b.cancel()
+	if b.stop != nil {
+		b.stop()
+		b.cancel()
+	}
 	return nil
-}
-
-// pass sends a request on to an HTTP origin and its answer back, with nothing kept.
-func (d *door) pass(ctx *fasthttp.RequestCtx, t target) {
-	header := http.Header{}
-	for k, v := range ctx.Request.Header.All() {
-		if name := string(k); name != "Host" && name != "Content-Length" {
-			header.Add(name, string(v))
-		}
-	}
-	pctx, cancel := context.WithCancel(context.Background())
-	timer := time.AfterFunc(d.wait, cancel)
-	resp, err := t.route.http().pass(pctx, string(ctx.Method()), t.key, header, bytes.NewReader(ctx.Request.Body()))
-	if err != nil {
-		cancel()
-		d.fail(ctx, err)
-		return
-	}
-	timer.Stop()
-	for _, name := range hopByHop {
-		resp.Header.Del(name)
-	}
-	ctx.SetStatusCode(resp.StatusCode)
-	for k, vs := range resp.Header {
-		for _, v := range vs {
-			ctx.Response.Header.Add(k, v)
-		}
-	}
-	ctx.Response.Header.Add("Via", "1.1 segue")
-	ctx.Response.Header.Set("Cache-Status", d.name+"; fwd=bypass; fwd-status="+strconv.Itoa(resp.StatusCode))
-	ctx.Response.Header.Del("Content-Length")
-	ctx.Response.SkipBody = ctx.IsHead()
-	ctx.Response.SetBodyStream(passed{resp.Body, cancel}, int(resp.ContentLength))
-	d.metrics.requests.WithLabelValues(strconv.Itoa(resp.StatusCode), "bypass").Inc()
-}
-
-type passed struct {
-	io.ReadCloser
-	cancel context.CancelFunc
-}
-
-func (p passed) Close() error {
-	defer p.cancel()
-	return p.ReadCloser.Close()
-}
-
-// otherMethod passes methods with effects on to HTTP origins, and forgets what they may have changed: RFC 9111 4.4.
-func (d *door) otherMethod(ctx *fasthttp.RequestCtx, raw string) {
-	t, err := d.locate(raw)
-	if err != nil || t.route.http() == nil {
-		ctx.Response.Header.Set("Allow", "GET, HEAD, OPTIONS")
-		d.problem(ctx, http.StatusMethodNotAllowed, "method-not-allowed", "this object can be read only")
-		return
-	}
-	d.pass(ctx, t)
-	if status := ctx.Response.StatusCode(); status >= 200 && status < 400 {
-		d.metas.forget(&Meta{Route: t.route, Key: t.key})
-	}
 }
 
 // fail turns an error into a status: the one table for that.

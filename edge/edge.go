@@ -60,6 +60,7 @@ type Edge struct {
 	log    *slog.Logger
 	door   *door
 	fills  *Coalesce
+	asks   *exchange
 	disk   *Disk // nil: none
 	server *fasthttp.Server
 	begun  time.Time
@@ -103,7 +104,8 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	if err != nil {
 		return nil, err
 	}
-	e.door = &door{name: cfg.Name, routes: rs, metas: metas, source: e.fills, memory: memory, metrics: m, wait: cfg.FirstByte}
+	e.asks = newExchange(metas, e.fills, cfg.Memory, cfg.FirstByte, m)
+	e.door = &door{name: cfg.Name, routes: rs, metas: metas, exchange: e.asks, source: e.fills, memory: memory, metrics: m, wait: cfg.FirstByte}
 	if cfg.Tokens {
 		if e.door.gate, err = newGate(m); err != nil {
 			return nil, err
@@ -113,6 +115,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		Handler:               e.door.handle,
 		NoDefaultServerHeader: true,
 		NoDefaultContentType:  true,
+		NoDefaultDate:         true,    // setDate
 		ReadBufferSize:        8 << 10, // a URL with a token, and CMCD
 		ReadTimeout:           30 * time.Second,
 		WriteTimeout:          5 * time.Minute, // a slow phone and a whole lossless file
@@ -176,6 +179,7 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, ready func()) error {
 		e.log.Warn("requests were cut off at the end", "err", err)
 	}
 	<-done
+	e.asks.end()
 	e.fills.end()
 	return nil
 }

@@ -8,16 +8,20 @@ import (
 	"net/http"
 	"time"
 
+	"segue/edge/policy"
 	"segue/media"
 
 	"github.com/allegro/bigcache/v3"
 	"golang.org/x/sync/singleflight"
 )
 
-// negativeFor is how long "not found" is remembered.
+// negativeFor is how long a store's "not found" is remembered, and how long a store that fails is not asked again.
 const negativeFor = 5 * time.Second
 
-// metas remembers what keys name. A stale or missing one is asked for at the origin, once for all who wait.
+// metas remembers what keys name, in bigcache: many small records that carry their own end. A key of an HTTP origin
+// whose responses vary has a record of the fields that they vary by, and one record per variant.
+//
+//	id -> Meta        id -> vary(epoch, names)        id + epoch + values of names -> Meta
 type metas struct {
 	cache   *bigcache.BigCache
 	asking  singleflight.Group
@@ -38,135 +42,117 @@ func newRecords() (*bigcache.BigCache, error) {
 	return bigcache.New(context.Background(), c)
 }
 
-// get returns the Meta of a key; known says that no origin was asked. When the origin fails, a stale Meta is better
-// than none: RFC 9111 4.2.4, RFC 5861 4.
-func (t *metas) get(ctx context.Context, r *Route, key string) (m *Meta, known bool, err error) {
-	id := r.Prefix + "\x00" + key
-	old := t.recall(id)
+// id names a key in the table.
+func id(r *Route, key string) string { return r.Prefix + "\x00" + key }
+
+// kinds of records: the first byte.
+const (
+	recordMeta = iota
+	recordVary
+)
+
+// find returns the stored Meta that a request selects, or nil. field gives the request's lines of a header field.
+func (t *metas) find(r *Route, key string, field func(name string) []string) *Meta {
+	at := id(r, key)
+	for range 2 {
+		b, err := t.cache.Get(at)
+		if err != nil || len(b) == 0 {
+			return nil
+		}
+		if b[0] == recordVary {
+			if field == nil {
+				return nil
+			}
+			epoch, names, ok := decodeVary(b[1:])
+			if !ok {
+				return nil
+			}
+			at = id(r, key) + "\x00" + epoch + policy.Variant(names, field)
+			continue
+		}
+		m, err := decodeMeta(b[1:])
+		if err != nil {
+			return nil
+		}
+		m.Route = r
+		return m
+	}
+	return nil
+}
+
+// put stores a Meta whose response varies by the fields named (lower case), for the request that field speaks for. A
+// record that is too large for the table is not kept: the origin is asked again.
+func (t *metas) put(m *Meta, vary []string, field func(name string) []string) {
+	at := id(m.Route, m.Key)
+	if len(vary) > 0 {
+		epoch, names := "", []string(nil)
+		if b, err := t.cache.Get(at); err == nil && len(b) > 0 && b[0] == recordVary {
+			epoch, names, _ = decodeVary(b[1:])
+		}
+		// Other fields than before, or none known: the variants stored until now cannot be found any more.
+		if policy.Variant(names, none) != policy.Variant(vary, none) || epoch == "" {
+			epoch = string(binary.AppendVarint(nil, m.Answered.UnixNano()))
+			_ = t.cache.Set(at, encodeVary(epoch, vary))
+		}
+		at += "\x00" + epoch + policy.Variant(vary, field)
+	}
+	_ = t.cache.Set(at, append([]byte{recordMeta}, m.encode()...))
+}
+
+func none(string) []string { return nil }
+
+// forget drops what is known of a key, all variants.
+func (t *metas) forget(r *Route, key string) { _ = t.cache.Delete(id(r, key)) }
+
+func encodeVary(epoch string, names []string) []byte {
+	b := appendString([]byte{recordVary}, epoch)
+	b = binary.AppendUvarint(b, uint64(len(names)))
+	for _, n := range names {
+		b = appendString(b, n)
+	}
+	return b
+}
+
+func decodeVary(b []byte) (epoch string, names []string, ok bool) {
+	r := reader{b: b}
+	epoch = r.string()
+	for range min(r.uvarint(), 64) {
+		names = append(names, r.string())
+	}
+	return epoch, names, r.err == nil
+}
+
+// stat returns the Meta of a key of a store; known says that no origin was asked. When the origin fails, a stale Meta
+// is better than none.
+func (t *metas) stat(ctx context.Context, r *Route, key string) (m *Meta, known bool, err error) {
+	old := t.find(r, key, nil)
 	if old != nil && time.Now().Before(old.FreshUntil) {
 		return old, true, nil
 	}
-	v, err, _ := t.asking.Do(id, func() (any, error) {
+	v, err, _ := t.asking.Do(id(r, key), func() (any, error) {
 		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.timeout)
 		defer cancel()
 		t.metrics.originRequests.WithLabelValues("stat").Inc()
-		m, err := r.Origin.Stat(sctx, key)
+		m, err := r.Origin.(objects).Stat(sctx, key)
 		now := time.Now()
 		switch {
 		case errors.Is(err, media.ErrNotFound):
-			m = Meta{Status: http.StatusNotFound, Stored: now, FreshUntil: now.Add(negativeFor)}
+			m = &Meta{Status: http.StatusNotFound, Stored: policy.Stored{FreshUntil: now.Add(negativeFor)}}
 		case err != nil && old != nil && old.Status == http.StatusOK:
 			stale := *old
 			stale.FreshUntil = now.Add(negativeFor) // do not ask a broken origin for every request
+			t.put(&stale, nil, nil)
 			return &stale, nil
 		case err != nil:
 			return nil, fmt.Errorf("stat %s: %w", key, err)
 		}
-		m.Key, m.Route = key, r
-		m.identify()
-		t.cache.Set(id, m.encode()) // a record that is too large is not kept: asked again
-		return &m, nil
+		m.Key, m.Route, m.Answered, m.Strong, m.Whole = key, r, now, true, m.Size
+		m.identify("")
+		t.put(m, nil, nil)
+		return m, nil
 	})
 	if err != nil {
 		return nil, false, err
 	}
 	return v.(*Meta), false, nil
 }
-
-// forget drops what is known of a key: the origin said that it changed.
-func (t *metas) forget(m *Meta) { _ = t.cache.Delete(m.Route.Prefix + "\x00" + m.Key) }
-
-func (t *metas) recall(id string) *Meta {
-	b, err := t.cache.Get(id)
-	if err != nil {
-		return nil
-	}
-	m, err := decodeMeta(b)
-	if err != nil {
-		return nil
-	}
-	for _, r := range t.routes {
-		if len(id) == len(r.Prefix)+1+len(m.Key) && id[:len(r.Prefix)] == r.Prefix {
-			m.Route = r
-		}
-	}
-	if m.Route == nil {
-		return nil
-	}
-	return m
-}
-
-func (m *Meta) encode() []byte {
-	b := make([]byte, 0, 160+len(m.Key))
-	b = binary.AppendUvarint(b, uint64(m.Status))
-	b = binary.AppendUvarint(b, uint64(m.Size))
-	for _, t := range []time.Time{m.ModTime, m.Stored, m.FreshUntil} {
-		n := int64(0)
-		if !t.IsZero() {
-			n = t.UnixNano()
-		}
-		b = binary.AppendVarint(b, n)
-	}
-	b = append(b, m.Object[:]...)
-	for _, s := range []string{m.Key, m.ETag, m.ContentType, m.CacheControl} {
-		b = appendString(b, s)
-	}
-	return b
-}
-
-func decodeMeta(b []byte) (*Meta, error) {
-	r := reader{b: b}
-	m := &Meta{Status: int(r.uvarint()), Size: int64(r.uvarint())}
-	for _, t := range []*time.Time{&m.ModTime, &m.Stored, &m.FreshUntil} {
-		if n := r.varint(); n != 0 {
-			*t = time.Unix(0, n).UTC()
-		}
-	}
-	copy(m.Object[:], r.take(16))
-	for _, s := range []*string{&m.Key, &m.ETag, &m.ContentType, &m.CacheControl} {
-		*s = r.string()
-	}
-	return m, r.err
-}
-
-func appendString(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
-}
-
-// reader reads records; after the first fault it returns zeros.
-type reader struct {
-	b   []byte
-	err error
-}
-
-func (r *reader) uvarint() uint64 {
-	n, size := binary.Uvarint(r.b)
-	if size <= 0 {
-		r.err, r.b = media.ErrCorrupt, nil
-		return 0
-	}
-	r.b = r.b[size:]
-	return n
-}
-
-func (r *reader) varint() int64 {
-	n, size := binary.Varint(r.b)
-	if size <= 0 {
-		r.err, r.b = media.ErrCorrupt, nil
-		return 0
-	}
-	r.b = r.b[size:]
-	return n
-}
-
-func (r *reader) take(n uint64) []byte {
-	if uint64(len(r.b)) < n {
-		r.err, r.b = media.ErrCorrupt, nil
-		return nil
-	}
-	out := r.b[:n]
-	r.b = r.b[n:]
-	return out
-}
-
-func (r *reader) string() string { return string(r.take(r.uvarint())) }

@@ -8,6 +8,8 @@ type metrics struct {
 	filledBytes    *prometheus.CounterVec // tier
 	originRequests *prometheus.CounterVec // verb
 	coalesced      prometheus.Counter
+	staleOnError   prometheus.Counter
+	staleWhile     prometheus.Counter
 	evicted        prometheus.Counter
 	refused        *prometheus.CounterVec // reason
 	tokensVerified prometheus.Counter
@@ -23,6 +25,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		filledBytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_filled_bytes_total", Help: "Bytes brought into memory, by the tier they came from."}, []string{"tier"}),
 		originRequests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_origin_requests_total", Help: "Requests to origins."}, []string{"verb"}),
 		coalesced:      prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_coalesced_total", Help: "Waits on a block that somebody else was filling."}),
+		staleOnError:   prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_stale_on_error_total", Help: "Stale responses that stood for an origin that failed."}),
+		staleWhile:     prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_stale_while_revalidate_total", Help: "Stale responses that were used while the origin was asked."}),
 		evicted:        prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_memory_evicted_total", Help: "Blocks that left memory for others."}),
 		refused:        prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_refused_total", Help: "Requests refused for their token."}, []string{"reason"}),
 		tokensVerified: prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_tokens_verified_total", Help: "Signatures checked."}),
@@ -31,6 +35,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		firstByte: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "segue_edge_first_byte_seconds", Help: "From request to first block.",
 			Buckets: []float64{.00005, .0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5}}),
 	}
-	reg.MustRegister(m.requests, m.servedBytes, m.filledBytes, m.originRequests, m.coalesced, m.evicted, m.refused, m.tokensVerified, m.diskFaults, m.diskEvicted, m.firstByte)
+	reg.MustRegister(m.requests, m.servedBytes, m.filledBytes, m.originRequests, m.coalesced, m.staleOnError, m.staleWhile, m.evicted, m.refused, m.tokensVerified, m.diskFaults, m.diskEvicted, m.firstByte)
 	return m
 }

@@ -2,10 +2,7 @@ package edge
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"iter"
-	"time"
 )
 
 // BlockSize is the size of every block but an object's last, in bytes.
@@ -18,27 +15,6 @@ type ObjectID [16]byte
 type BlockKey struct {
 	Object ObjectID
 	Block  uint32
-}
-
-// Meta is what a cache key names now. It is shared: never change one that was handed out.
-type Meta struct {
-	Key          string
-	Route        *Route
-	Status       int // 200, 404 (a negative answer) or 0: not cacheable, pass each request on
-	Size         int64
-	ETag         string // strong, with its quotes
-	ContentType  string
-	CacheControl string    // sent on, empty: none
-	ModTime      time.Time // zero: unknown
-	Stored       time.Time // when the origin said so
-	FreshUntil   time.Time
-	Object       ObjectID
-}
-
-// identify sets Object from the fields that decide the bytes.
-func (m *Meta) identify() {
-	sum := sha256.Sum256(binary.BigEndian.AppendUint64([]byte(m.Route.Prefix+"\x00"+m.Key+"\x00"+m.ETag+"\x00"), uint64(m.Size)))
-	m.Object = ObjectID(sum[:16])
 }
 
 // blockLen is the length of block n of an object of that size.

@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"segue/internal/serve"
 	"segue/internal/testenv"
@@ -38,11 +40,14 @@ func TestSetupErrors(t *testing.T) {
 	f := func(why, says string, args ...string) {
 		t.Helper()
 		data := filepath.Join(t.TempDir(), "data")
-		args = append(args, free()...)
-		if args[0] == "up" {
-			args = append(args[:1:1], append([]string{"--data", data}, args[1:]...)...)
+		args = slices.Concat(args[:1], []string{"--data", data}, free(), args[1:]) // the last of a repeated flag counts
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)               // what starts in spite of it ends
+		defer cancel()
+		err := run(ctx, args, io.Discard, io.Discard)
+		if err == nil {
+			t.Errorf("%s: it started", why)
+			return
 		}
-		err := run(context.Background(), args, io.Discard, io.Discard)
 		if serve.ExitCode(err) != 2 || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", why, err)
 		}
@@ -61,7 +66,7 @@ func TestSetupErrors(t *testing.T) {
 	f("bad size", "KiB", "up", "--edge-memory", "lots")
 	f("too many edges", "--edges", "up", "--edges", "99")
 	f("no such library", "libchdb.so", "up", "--clickhouse-library", "/none/libchdb.so")
-	f("unreachable S3", "connection refused", "up", "--origin", "s3://b?endpoint=http://"+testenv.Addr(t))
+	f("unreachable S3", "connection refused", "up", "--origin", "s3://bucket?endpoint=http://"+testenv.Addr(t))
 	t.Setenv("PATH", t.TempDir())
 	f("no ffmpeg", "apt-get install ffmpeg", "up", "--music", music)
 }
