@@ -174,21 +174,22 @@ func (p *Packager) one(ctx context.Context, path string) (t media.Track, skipped
 	t.Source.Samples, t.Loudness = pcm.samples, pcm.loudness
 
 	encodings := encodingsFor(t.Source, src.bits)
-	t.Renditions = make([]media.Rendition, len(encodings))
+	renditions, art := make([]media.Rendition, len(encodings)), (*media.Art)(nil)
 	g, gctx := errgroup.WithContext(ctx)
 	for i, e := range encodings {
 		g.Go(func() (err error) {
-			t.Renditions[i], err = p.rendition(gctx, t, pcm, e, tmp)
+			renditions[i], err = p.rendition(gctx, t, pcm, e, tmp)
 			return err
 		})
 	}
 	g.Go(func() (err error) {
-		t.Art, err = p.art(gctx, path, src, claim.AlbumID, tmp)
+		art, err = p.art(gctx, path, src, claim.AlbumID, tmp)
 		return err
 	})
 	if err := g.Wait(); err != nil {
 		return t, false, err
 	}
+	t.Renditions, t.Art = renditions, art
 	if err := p.manifests(ctx, t); err != nil {
 		return t, false, err
 	}

@@ -14,7 +14,8 @@ gotest() {
   go test -race -count=1 -timeout 20m -v ./... >.cache/log/go.log 2>&1
   local status=$?
   grep -E '^(ok|FAIL|panic:|--- FAIL|    --- FAIL|--- SKIP|    --- SKIP)' .cache/log/go.log
-  [ $status = 0 ] || grep -E -B2 -A25 '^\s*--- FAIL|^panic:|^# ' .cache/log/go.log | head -150
+  # What a failed test said comes before its line, what a race or a broken build said has a line of its own.
+  [ $status = 0 ] || grep -E -B12 -A4 '^\s*--- FAIL|^panic:|^# |_test.go:[0-9]+: |WARNING: DATA RACE|^[^ ]+\.go:[0-9]+:[0-9]+:' .cache/log/go.log | head -300
   return $status
 }
 fuzz() { # each target for some seconds, from its seeds
