@@ -173,11 +173,7 @@ func (d *door) answer(ctx *fasthttp.RequestCtx, m *Meta, known bool, begun time.
 			return err
 		}
 		tier = from
-		if body.left == 0 {
-			ctx.Response.SetBodyRaw(body.head)
-		} else {
-			ctx.Response.SetBodyStream(body, int(a.Length))
-		}
+		body.send(ctx)
 		d.metrics.firstByte.Observe(time.Since(begun).Seconds())
 		d.metrics.servedBytes.Add(float64(a.Length))
 		d.served.Add(a.Length)
