@@ -11,7 +11,9 @@ import (
 )
 
 // connections tells what the listener in use counts; before Serve, zeros.
-type connections struct{ of atomic.Pointer[transport.Listener] }
+type connections struct {
+	of atomic.Pointer[transport.Listener]
+}
 
 func (c *connections) stats() (s transport.Stats) {
 	if l := c.of.Load(); l != nil {
