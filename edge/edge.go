@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"segue/edge/transport"
 	"segue/internal/serve"
 	"segue/media"
 
@@ -29,6 +30,7 @@ type Config struct {
 	FillTimeout time.Duration // for one run of blocks from the origin; default 2 min
 	FirstByte   time.Duration // until the first block is there; default 15 s
 	DrainFor    time.Duration // after the end was asked for, while /readyz says 503; default 0
+	Transport   transport.Config
 }
 
 // Route maps the part of the URL space below Prefix to one origin.
@@ -63,6 +65,7 @@ type Edge struct {
 	asks   *exchange
 	disk   *Disk // nil: none
 	server *fasthttp.Server
+	conns  connections
 	begun  time.Time
 }
 
@@ -117,14 +120,14 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		NoDefaultContentType:  true,
 		NoDefaultDate:         true,    // setDate
 		ReadBufferSize:        8 << 10, // a URL with a token, and CMCD
-		ReadTimeout:           30 * time.Second,
-		WriteTimeout:          5 * time.Minute, // a slow phone and a whole lossless file
-		IdleTimeout:           2 * time.Minute,
 		MaxRequestBodySize:    16 << 20,
 		Concurrency:           200_000,
 		CloseOnShutdown:       true,
+		LazyRequestTime:       true,
+		ConnState:             idle, // timeouts are the transport's business
 		Logger:                quiet{log},
 	}
+	reg.MustRegister(&e.conns)
 	return e, nil
 }
 
@@ -144,7 +147,7 @@ type Counters struct {
 // Counters reads them.
 func (e *Edge) Counters() Counters {
 	c := Counters{Requests: e.door.requests.Load(), Hits: e.door.hits.Load(), ServedBytes: e.door.served.Load(),
-		Connections: int64(e.server.GetOpenConnectionsCount()), MemoryBytes: e.door.memory.Used()}
+		Connections: e.conns.stats().Open, MemoryBytes: e.door.memory.Used()}
 	if e.disk != nil {
 		c.DiskBytes = e.disk.Used()
 	}
@@ -162,8 +165,13 @@ func (e *Edge) Run(ctx context.Context, ready func()) error {
 
 // Serve is Run on a listener of the caller's.
 func (e *Edge) Serve(ctx context.Context, ln net.Listener, ready func()) error {
+	l, err := transport.New(e.cfg.Transport, ln)
+	if err != nil {
+		return err
+	}
+	e.conns.of.Store(l)
 	done := make(chan error, 1)
-	go func() { done <- e.server.Serve(ln) }()
+	go func() { done <- e.server.Serve(l) }()
 	e.door.ready.Store(true)
 	ready()
 	select {

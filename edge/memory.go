@@ -9,6 +9,7 @@ import (
 // sets a bit, so the hot path takes a read lock and moves nothing; a block seen once leaves before one that was hit.
 type Memory struct {
 	shards []memoryShard
+	arena  *arena // nil: blocks lie in Go's heap
 }
 
 type memoryShard struct {
@@ -30,12 +31,12 @@ type memoryNode struct {
 }
 
 // Alloc returns a block of n bytes to be filled; nobody else has it yet.
-func (m *Memory) Alloc(n int) *Block { return &Block{make([]byte, n)} }
+func (m *Memory) Alloc(n int) *Block { return m.arena.alloc(n) }
 
 // NewMemory makes a cache of at most budget bytes of blocks; at least one block.
 func NewMemory(budget int64) *Memory {
 	n := max(1, min(64, budget/(16*BlockSize))) // a shard of few blocks evicts badly
-	m := &Memory{shards: make([]memoryShard, n)}
+	m := &Memory{shards: make([]memoryShard, n), arena: newArena(budget)}
 	for i := range m.shards {
 		m.shards[i].blocks = map[BlockKey]*memoryNode{}
 		m.shards[i].budget = max(budget/n, BlockSize)

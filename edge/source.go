@@ -41,7 +41,11 @@ type Want struct {
 // Block holds the bytes of one block, at most BlockSize of them. All readers share them: they never change once the
 // block was handed on. Keep the *Block for as long as Bytes is used, not the slice alone: the bytes may lie outside
 // Go's heap, and go with the last *Block.
-type Block struct{ Bytes []byte }
+type Block struct {
+	Bytes  []byte
+	file   int // descriptor of a memory file that has Bytes at offset; 0: they are in Go's heap
+	offset int64
+}
 
 // Piece is one whole block, its number in its object, and where it came from.
 type Piece struct {

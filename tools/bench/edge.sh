@@ -1,0 +1,10 @@
+#!/bin/sh
+# Compares segue-edge with nginx, Varnish and Traffic Server, side by side. Arguments go to `bench run`.
+set -eu
+cd "$(dirname "$0")/../.."
+tools/debian.sh tools/debian-bench.txt
+mkdir -p bin
+go build -trimpath -ldflags "-s -w" -o bin/segue-edge ./cmd/segue-edge
+go build -o bin/bench ./tools/bench
+ulimit -n "$(ulimit -Hn)" # 10,000 connections have two ends
+exec bin/bench run "$@"
