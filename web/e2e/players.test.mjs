@@ -37,7 +37,7 @@ async function playWith({ player, hls, dash, rendition }) {
   const context = new AudioContext(), meter = context.createAnalyser();
   context.createMediaElementSource(audio).connect(meter).connect(context.destination);
   await context.resume();
-  const wait = async (what, f, ms = 15000) => {
+  const wait = async (what, f, ms = 30000) => {
     for (const end = Date.now() + ms; Date.now() < end; await new Promise((r) => setTimeout(r, 50))) if (f()) return;
     throw new Error(`${player} ${rendition}: not in time: ${what}; at ${audio.currentTime} of ${audio.duration}, ${errors}`);
   };
