@@ -32,6 +32,7 @@ deps-up: # what `make up` needs
 deps: deps-up ## all that tests need: ffmpeg, music, PostgreSQL, Chromium, MinIO, npm packages
 	@tools/debian.sh tools/debian-test.txt
 	@tools/npm.sh web/e2e
+	@tools/npm.sh edge/testdata/publicsuite .cache/publicsuite
 	@tools/minio.sh
 
 clean: ## remove what was built; the data folder stays

@@ -53,8 +53,9 @@ func newExchange(t *metas, c *Coalesce, memory int64, wait time.Duration, m *met
 	return &exchange{metas: t, fills: c, loose: max(BlockSize, min(memory/8, 64<<20)), wait: wait, metrics: m, life: life, stop: stop, flights: map[string]*flight{}}
 }
 
-// ask is a player's GET, taken out of its connection.
+// ask is a player's request, taken out of its connection.
 type ask struct {
+	method string // GET, or POST for keepPost
 	route  *Route
 	key    string
 	header http.Header // end-to-end
@@ -230,7 +231,7 @@ func (m *Meta) times(h http.Header) {
 // keep stores a response if it may and can be, and starts to fill blocks from its body, which is then no longer the
 // caller's. asked is the Range that was sent. Nil: it is to be passed on.
 func (x *exchange) keep(a *ask, p *passing, r policy.Response, asked string) (*Meta, error) {
-	rules := policy.Judge(http.MethodGet, a.header.Get("Authorization") != "", r)
+	rules := policy.Judge(a.method, a.header.Get("Authorization") != "", r)
 	if !rules.Store || policy.NoStore(a.header.Get("Cache-Control")) {
 		return nil, nil
 	}

@@ -80,7 +80,7 @@ func (d *door) forward(ctx *fasthttp.RequestCtx, t target, begun time.Time) {
 }
 
 func newAsk(ctx *fasthttp.RequestCtx, t target, req policy.Request, begun time.Time) *ask {
-	return &ask{route: t.route, key: t.key, header: requestHeader(ctx), plan: req, begun: begun}
+	return &ask{method: http.MethodGet, route: t.route, key: t.key, header: requestHeader(ctx), plan: req, begun: begun}
 }
 
 // requestHeader copies the end-to-end fields of a request.
@@ -97,16 +97,27 @@ func requestHeader(ctx *fasthttp.RequestCtx) http.Header {
 
 // pass sends a request on and its answer back, with nothing kept.
 func (d *door) pass(ctx *fasthttp.RequestCtx, t target, reason string) {
-	pctx, cancel := context.WithCancel(context.Background()) // ends with the reply, not with the handler
-	timer := time.AfterFunc(d.wait, cancel)
-	resp, err := t.route.http().send(pctx, string(ctx.Method()), t.key, requestHeader(ctx), bytes.NewReader(ctx.Request.Body()))
+	p, err := d.send(ctx, t)
 	if err != nil {
-		cancel()
 		d.fail(ctx, err)
 		return
 	}
-	timer.Stop()
-	d.relay(ctx, &passing{resp, cancel}, reason+"; fwd-status="+strconv.Itoa(resp.StatusCode))
+	d.relay(ctx, p, reason+"; fwd-status="+strconv.Itoa(p.StatusCode))
+}
+
+// send sends a request on as it is.
+func (d *door) send(ctx *fasthttp.RequestCtx, t target) (*passing, error) {
+	pctx, cancel := context.WithCancel(context.Background()) // ends with the reply, not with the handler
+	timer := time.AfterFunc(d.wait, cancel)
+	resp, err := t.route.http().send(pctx, string(ctx.Method()), t.key, requestHeader(ctx), bytes.NewReader(ctx.Request.Body()))
+	if !timer.Stop() && err != nil {
+		err = errors.Join(context.DeadlineExceeded, err)
+	}
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return &passing{resp, cancel}, nil
 }
 
 // relay answers with a response that is not kept.
@@ -149,20 +160,36 @@ func (d *door) otherMethod(ctx *fasthttp.RequestCtx, raw string) {
 		d.problem(ctx, http.StatusMethodNotAllowed, "method-not-allowed", "this object can be read only")
 		return
 	}
-	method := string(ctx.Method())
-	d.pass(ctx, t, "fwd=method")
-	if policy.Safe(method) {
+	begun := time.Now()
+	p, err := d.send(ctx, t)
+	if err != nil {
+		d.fail(ctx, err)
 		return
 	}
-	h := http.Header{}
-	for _, name := range []string{"Location", "Content-Location"} {
-		h.Set(name, string(ctx.Response.Header.Peek(name)))
-	}
-	for _, at := range policy.Invalidates(ctx.Response.StatusCode(), h, string(ctx.Host()), raw) {
-		if t, err := d.locate(at); err == nil {
-			d.metas.forget(t.route, t.key)
+	forward := "fwd=method; fwd-status=" + strconv.Itoa(p.StatusCode)
+	method := string(ctx.Method())
+	if !policy.Safe(method) {
+		for _, at := range policy.Invalidates(p.StatusCode, p.Header, string(ctx.Host()), raw) {
+			if t, err := d.locate(at); err == nil {
+				d.metas.forget(t.route, t.key)
+			}
 		}
 	}
+	// RFC 9110 9.3.3: the answer to a POST that says that it is what a GET would get.
+	if at, ok := policy.SameHost(p.Header.Get("Content-Location"), string(ctx.Host()), raw); method == http.MethodPost && ok && at == raw {
+		a := &ask{method: method, route: t.route, key: t.key, header: requestHeader(ctx), begun: begun}
+		m, err := d.exchange.keep(a, p, policy.Response{Status: p.StatusCode, Header: p.Header, Asked: begun, Answered: time.Now()}, "")
+		if err == nil && m != nil {
+			err = d.answer(ctx, m, policy.Request{Method: http.MethodGet}, forward+"; stored", begun)
+		}
+		if err != nil {
+			d.fail(ctx, err)
+		}
+		if err != nil || m != nil {
+			return
+		}
+	}
+	d.relay(ctx, p, forward)
 }
 
 // dates is the current Date line's value, renewed once a second.

@@ -17,8 +17,9 @@ import (
 
 // HTTPOrigin is a plain HTTP server that the edge fronts as an RFC 9111 shared cache.
 type HTTPOrigin struct {
-	base   string // scheme://host[:port][/path], no slash at the end
-	client *http.Client
+	base   string       // scheme://host[:port][/path], no slash at the end
+	client *http.Client // its connections are headFilters
+	bodies *http.Client // for requests with a body
 }
 
 // NewHTTPOrigin checks the base URL.
@@ -27,17 +28,27 @@ func NewHTTPOrigin(base string) (*HTTPOrigin, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.User != nil {
 		return nil, fmt.Errorf("origin %q: want http://host[:port][/path]: %w", base, media.ErrInvalid)
 	}
-	return &HTTPOrigin{strings.TrimRight(base, "/"), &http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the player's business
-		Transport: &http.Transport{
-			DialContext:           (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
-			TLSHandshakeTimeout:   2 * time.Second,
-			ResponseHeaderTimeout: 10 * time.Second,
-			MaxIdleConnsPerHost:   256,
-			IdleConnTimeout:       time.Minute,
-			DisableCompression:    true,
-		},
-	}}, nil
+	dial := (&net.Dialer{Timeout: 2 * time.Second}).DialContext
+	asIs := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // redirects are the player's business
+	transport := &http.Transport{
+		DialContext:           dial,
+		TLSHandshakeTimeout:   2 * time.Second,
+		ResponseHeaderTimeout: 10 * time.Second,
+		MaxIdleConnsPerHost:   256,
+		IdleConnTimeout:       time.Minute,
+		DisableCompression:    true,
+	}
+	filtered := transport.Clone()
+	if u.Scheme == "http" { // below TLS there are no heads to see
+		filtered.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &headFilter{Conn: c}, nil
+		}
+	}
+	return &HTTPOrigin{strings.TrimRight(base, "/"), &http.Client{CheckRedirect: asIs, Transport: filtered}, &http.Client{CheckRedirect: asIs, Transport: transport}}, nil
 }
 
 // send passes a request on for a key, which is a path with its query, and returns what comes back as it is. header
@@ -54,7 +65,11 @@ func (h *HTTPOrigin) send(ctx context.Context, method, key string, header http.H
 	header.Add("Via", via)                                                  // RFC 9110 7.6.3
 	header.Set("Surrogate-Capability", policy.Surrogate+`="Surrogate/1.0"`) // W3C Edge Architecture 1.0, 2.1
 	req.Header = header
-	resp, err := h.client.Do(req)
+	client := h.client
+	if req.Body != nil && req.Body != http.NoBody {
+		client = h.bodies
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err

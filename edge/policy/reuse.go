@@ -128,7 +128,7 @@ func Invalidates(status int, h http.Header, host, base string) []string {
 	out := []string{base}
 	for _, name := range []string{"Location", "Content-Location"} {
 		if v := h.Get(name); v != "" {
-			if at, ok := sameHost(v, host, base); ok {
+			if at, ok := SameHost(v, host, base); ok {
 				out = append(out, at)
 			}
 		}
@@ -136,8 +136,8 @@ func Invalidates(status int, h http.Header, host, base string) []string {
 	return out
 }
 
-// sameHost resolves a reference against the request's target, and keeps it if it is on the same host.
-func sameHost(ref, host, base string) (string, bool) {
+// SameHost resolves a reference against the request's target, and keeps it if it is on the same host.
+func SameHost(ref, host, base string) (string, bool) {
 	from, err := url.Parse("http://" + host + base)
 	if err != nil {
 		return "", false
