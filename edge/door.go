@@ -85,6 +85,12 @@ type target struct {
 
 // locate parses a request target: /t/<token>/<key> or /<key>, for a route without queries the query cut off.
 func (d *door) locate(raw string) (t target, err error) {
+	for _, scheme := range []string{"http://", "https://"} { // RFC 9112 3.2.2: the absolute form names this host
+		if rest, ok := strings.CutPrefix(raw, scheme); ok {
+			_, raw, _ = strings.Cut(rest, "/")
+			raw = "/" + raw
+		}
+	}
 	path, query, hasQuery := strings.Cut(raw, "?")
 	path, ok := strings.CutPrefix(path, "/")
 	if !ok {

@@ -103,12 +103,14 @@ func (x *exchange) fetch(a *ask, old *Meta) (outcome, error) {
 		f = &flight{done: make(chan struct{})}
 		x.flights[name] = f
 		x.mu.Unlock()
+		defer func() {
+			x.mu.Lock()
+			delete(x.flights, name)
+			x.mu.Unlock()
+			close(f.done)
+		}()
 		o, err := x.send(a, old, false)
 		f.m = o.meta
-		x.mu.Lock()
-		delete(x.flights, name)
-		x.mu.Unlock()
-		close(f.done)
 		return o, err
 	}
 	x.mu.Unlock()
@@ -290,6 +292,9 @@ func (x *exchange) keep(a *ask, p *passing, r policy.Response, asked string) (*M
 	count := wholeBlocks(m.Size, length) - int64(first)
 	if m.Strong && ranges {
 		count = min(count, maxFill)
+		if from, _, ok := plainRange(a.plan.Range); ok && from/BlockSize >= int64(first)+count {
+			count = 0 // far from what is wanted: that is fetched by its own range
+		}
 	}
 	// The blocks first, then the Meta: who finds it must find them on their way.
 	x.fills.adopt(m, first, int(max(0, count)), skip, p, func() { x.metas.forget(m.Route, m.Key) })

@@ -102,6 +102,9 @@ func TestJudge(t *testing.T) {
 	fresh("Surrogate-Control", 5*time.Second, "Cache-Control", "no-store", "Surrogate-Control", "max-age=5")
 	fresh("aimed at us", 5*time.Second, "Surrogate-Control", "max-age=5;segue")
 	fresh("aimed at another", time.Minute, "Cache-Control", "max-age=60", "Surrogate-Control", "max-age=5;them")
+	if r := judge(404, "GET", false); !r.Store || r.Fresh != policy.Negative {
+		t.Errorf("a 404 that says nothing: %+v", r)
+	}
 	not("no-store", judge(200, "GET", false, "Cache-Control", "No-Store, max-age=60"))
 	not("no-store", judge(200, "GET", false, "Cache-Control", "no-store", "CDN-Cache-Control", "max-age=5, &&&"))
 	not("no-store", judge(200, "GET", false, "Cache-Control", "no-store", "CDN-Cache-Control", `max-age="5"`))

@@ -32,8 +32,9 @@ type Rules struct {
 
 // Limits that keep sums of durations within range, and what is not said within reason.
 const (
-	maxDelta     = 1 << 31        // seconds, RFC 9111 1.2.2
-	maxHeuristic = 24 * time.Hour // RFC 9111 4.2.2 leaves it to the cache
+	maxDelta     = 1 << 31         // seconds, RFC 9111 1.2.2
+	maxHeuristic = 24 * time.Hour  // RFC 9111 4.2.2 leaves it to the cache
+	Negative     = 5 * time.Second // of a 404 or 410 that says nothing: enough against a herd, short for a publisher
 	Forever      = maxDelta * time.Second
 )
 
@@ -120,6 +121,9 @@ func lifetime(cc controls, targeted bool, r Response) (d time.Duration, explicit
 	// RFC 9111 4.2.2: a tenth of the time since the last change.
 	if at, ok := date(r.Header.Get("Last-Modified")); ok {
 		return max(0, min(sent.Sub(at)/10, maxHeuristic)), false, true
+	}
+	if r.Status == http.StatusNotFound || r.Status == http.StatusGone {
+		return Negative, false, true
 	}
 	return 0, false, r.Header.Get("Etag") != "" || cc.has("no-cache")
 }
