@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // Some origins send a Transfer-Encoding that is no coding at all, and the body as it is. net/http refuses such a
@@ -21,21 +22,25 @@ const maxHead = 64 << 10
 // headFilter is a connection of a client that sends one request, without a body, and reads its response before the next.
 type headFilter struct {
 	net.Conn
-	expect bool   // a head comes next
-	head   []byte // read and not given out
+	expect atomic.Bool // a head comes next
+	head   []byte      // read and not given out
 }
 
 // Write implements net.Conn. What comes back after it begins with a head.
 func (f *headFilter) Write(p []byte) (int, error) {
-	f.expect = true
+	f.expect.Store(true)
 	return f.Conn.Write(p)
 }
 
 // Read implements net.Conn.
 func (f *headFilter) Read(p []byte) (int, error) {
-	if f.expect {
-		f.expect = false
-		n, err := f.Conn.Read(p)
+	if len(f.head) > 0 {
+		n := copy(p, f.head)
+		f.head = f.head[n:]
+		return n, nil
+	}
+	n, err := f.Conn.Read(p)
+	if n > 0 && f.expect.Swap(false) { // looked at now: net/http begins to read before it writes
 		end := bytes.Index(p[:n], []byte("\r\n\r\n"))
 		if end >= 0 && !bytes.Contains(bytes.ToLower(p[:end]), []byte("transfer-encoding:")) { // nearly always
 			return n, err
@@ -47,16 +52,13 @@ func (f *headFilter) Read(p []byte) (int, error) {
 		if end >= 0 {
 			f.head = append(known(f.head[:end+2]), f.head[end+2:]...)
 		}
-		if len(f.head) == 0 {
-			return 0, err
+		n = copy(p, f.head)
+		f.head = f.head[n:]
+		if len(f.head) > 0 {
+			err = nil // it comes again with the next Read
 		}
 	}
-	if len(f.head) > 0 {
-		n := copy(p, f.head)
-		f.head = f.head[n:]
-		return n, nil
-	}
-	return f.Conn.Read(p)
+	return n, err
 }
 
 // known is a head without a Transfer-Encoding that names no registered coding.
