@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"segue/edge/policy"
 	"segue/media"
@@ -37,7 +38,7 @@ type door struct {
 const (
 	exposed     = "Accept-Ranges, Age, Cache-Status, Content-Length, Content-Range, Date, ETag, Server-Timing"
 	maxURL      = 4096
-	tokenFolder = "t/"
+	tokenFolder = "/t/"
 )
 
 func (d *door) handle(ctx *fasthttp.RequestCtx) {
@@ -51,7 +52,7 @@ func (d *door) handle(ctx *fasthttp.RequestCtx) {
 		d.problem(ctx, http.StatusRequestURITooLong, "uri-too-long", "the URL is longer than "+strconv.Itoa(maxURL)+" bytes")
 		return
 	}
-	switch path := string(raw); {
+	switch path := borrow(raw); {
 	case path == "/healthz":
 		d.plain(ctx, http.StatusOK, "ok\n")
 		return
@@ -73,10 +74,13 @@ func (d *door) handle(ctx *fasthttp.RequestCtx) {
 		d.otherMethod(ctx, string(raw))
 		return
 	}
-	d.get(ctx, string(raw))
+	d.get(ctx, borrow(raw))
 }
 
-// target is what a URL names.
+// borrow reads bytes of a request as a string, for as long as the handler runs: who keeps it copies it.
+func borrow(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// target is what a URL names; key and token may be borrowed.
 type target struct {
 	route *Route
 	key   string
@@ -91,29 +95,27 @@ func (d *door) locate(raw string) (t target, err error) {
 			raw = "/" + raw
 		}
 	}
-	path, query, hasQuery := strings.Cut(raw, "?")
-	path, ok := strings.CutPrefix(path, "/")
-	if !ok {
-		return t, media.ErrInvalid
-	}
 	if d.gate != nil {
-		if rest, tokened := strings.CutPrefix(path, tokenFolder); tokened {
-			if t.token, path, ok = strings.Cut(rest, "/"); !ok || t.token == "" {
+		if rest, tokened := strings.CutPrefix(raw, tokenFolder); tokened {
+			end := strings.IndexByte(rest, '/')
+			if end <= 0 {
 				return t, media.ErrNotFound
 			}
+			t.token, raw = rest[:end], rest[end:]
 		}
 	}
-	if t.route = d.routes.find("/" + path); t.route == nil {
+	if !strings.HasPrefix(raw, "/") {
+		return t, media.ErrInvalid
+	}
+	if t.route = d.routes.find(raw); t.route == nil {
 		return t, media.ErrNotFound
 	}
-	rest := strings.TrimPrefix("/"+path, t.route.Prefix)
+	rest := raw[len(t.route.Prefix):]
 	if t.route.http() != nil { // the origin's own names: kept as they are, with their query
-		if hasQuery {
-			rest += "?" + query
-		}
 		t.key = rest
 		return t, nil
 	}
+	rest, _, _ = strings.Cut(rest, "?")
 	name, err := url.PathUnescape(rest)
 	if err != nil {
 		return t, media.ErrInvalid
@@ -165,12 +167,12 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 	}
 }
 
-// conditions are the fields of a request that policy looks at.
+// conditions are the fields of a request that policy looks at, borrowed.
 func conditions(ctx *fasthttp.RequestCtx) policy.Request {
 	h := &ctx.Request.Header
-	return policy.Request{Method: string(ctx.Method()), Range: string(h.Peek("Range")), IfRange: string(h.Peek("If-Range")),
-		IfMatch: string(h.Peek("If-Match")), IfNoneMatch: string(h.Peek("If-None-Match")),
-		IfModifiedSince: string(h.Peek("If-Modified-Since")), IfUnmodifiedSince: string(h.Peek("If-Unmodified-Since"))}
+	return policy.Request{Method: borrow(ctx.Method()), Range: borrow(h.Peek("Range")), IfRange: borrow(h.Peek("If-Range")),
+		IfMatch: borrow(h.Peek("If-Match")), IfNoneMatch: borrow(h.Peek("If-None-Match")),
+		IfModifiedSince: borrow(h.Peek("If-Modified-Since")), IfUnmodifiedSince: borrow(h.Peek("If-Unmodified-Since"))}
 }
 
 // errPart: of the representation only other bytes are held than a request wants.
@@ -259,24 +261,26 @@ func (d *door) fields(h *fasthttp.ResponseHeader, m *Meta, a policy.Answer) {
 		h.Set("Accept-Ranges", "bytes")
 	}
 	if m.Route.http() != nil {
-		h.Set("Age", strconv.FormatInt(int64((m.Age+max(0, time.Since(m.Answered)))/time.Second), 10)) // RFC 9111 4.2.3, 5.1
+		var b [24]byte
+		h.SetBytesV("Age", strconv.AppendInt(b[:0], int64((m.Age+max(0, time.Since(m.Answered)))/time.Second), 10)) // RFC 9111 4.2.3, 5.1
 		extend(h, "Via", via)
 	}
 	if a.Status == http.StatusPartialContent && a.Parts == nil {
 		if a.Offset == m.First && a.Length == m.Size && m.Said != "" {
 			h.Set("Content-Range", m.Said)
 		} else {
-			h.Set("Content-Range", contentRange(a.Offset, a.Length, m.Whole))
+			var b [80]byte
+			h.SetBytesV("Content-Range", appendContentRange(b[:0], a.Offset, a.Length, m.Whole))
 		}
 	}
 }
 
-// contentRange is the value of RFC 9110 14.4.
-func contentRange(offset, length, whole int64) string {
-	b := append(make([]byte, 0, 64), "bytes "...)
+// appendContentRange appends the value of RFC 9110 14.4.
+func appendContentRange(b []byte, offset, length, whole int64) []byte {
+	b = append(b, "bytes "...)
 	b = append(strconv.AppendInt(b, offset, 10), '-')
 	b = append(strconv.AppendInt(b, offset+length-1, 10), '/')
-	return string(strconv.AppendInt(b, whole, 10))
+	return strconv.AppendInt(b, whole, 10)
 }
 
 // extend adds a member to a field that is a list.
@@ -289,25 +293,32 @@ func extend(h *fasthttp.ResponseHeader, name, member string) {
 
 // say writes Cache-Status (RFC 9211) and Server-Timing, and counts.
 func (d *door) say(ctx *fasthttp.RequestCtx, m *Meta, tier Tier, forward string) {
-	status := d.name + "; "
+	h := &ctx.Response.Header
+	var room [192]byte
+	b := room[:0]
+	if before := h.Peek("Cache-Status"); len(before) > 0 { // a cache nearer to the origin said something: RFC 9211 2
+		b = append(append(b, before...), ", "...)
+	}
+	b = append(append(b, d.name...), "; "...)
 	switch {
 	case forward != "":
-		status += forward
+		b = append(b, forward...)
 	case tier == TierOrigin: // what the key names was known, but not these bytes
-		status += "fwd=partial; stored"
+		b = append(b, "fwd=partial; stored"...)
 	default:
-		status += "hit"
+		b = append(b, "hit"...)
 		d.hits.Add(1)
 	}
 	if m.Route.http() != nil {
-		status += "; ttl=" + strconv.FormatInt(int64(time.Until(m.FreshUntil)/time.Second), 10)
+		b = strconv.AppendInt(append(b, "; ttl="...), int64(time.Until(m.FreshUntil)/time.Second), 10)
 	}
 	if !strings.Contains(forward, "detail=") {
-		status += "; detail=" + string(tier)
+		b = append(append(b, "; detail="...), tier...)
 	}
-	extend(&ctx.Response.Header, "Cache-Status", status)
-	ctx.Response.Header.Set("Server-Timing", `edge;desc="`+d.name+`", tier;desc=`+string(tier))
-	d.metrics.requests.WithLabelValues(strconv.Itoa(ctx.Response.StatusCode()), string(tier)).Inc()
+	h.SetBytesV("Cache-Status", b)
+	b = append(append(room[:0], `edge;desc="`...), d.name...)
+	h.SetBytesV("Server-Timing", append(append(b, `", tier;desc=`...), tier...))
+	d.metrics.answered(ctx.Response.StatusCode(), tier)
 }
 
 // fail turns an error into a status: the one table for that.

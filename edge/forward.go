@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -80,7 +81,8 @@ func (d *door) forward(ctx *fasthttp.RequestCtx, t target, begun time.Time) {
 }
 
 func newAsk(ctx *fasthttp.RequestCtx, t target, req policy.Request, begun time.Time) *ask {
-	return &ask{method: http.MethodGet, route: t.route, key: t.key, header: requestHeader(ctx), plan: req, begun: begun}
+	return &ask{method: http.MethodGet, route: t.route, key: strings.Clone(t.key), header: requestHeader(ctx),
+		plan: policy.Request{Method: http.MethodGet, Range: strings.Clone(req.Range)}, begun: begun}
 }
 
 // requestHeader copies the end-to-end fields of a request.
@@ -109,7 +111,7 @@ func (d *door) pass(ctx *fasthttp.RequestCtx, t target, reason string) {
 func (d *door) send(ctx *fasthttp.RequestCtx, t target) (*passing, error) {
 	pctx, cancel := context.WithCancel(context.Background()) // ends with the reply, not with the handler
 	timer := time.AfterFunc(d.wait, cancel)
-	resp, err := t.route.http().send(pctx, string(ctx.Method()), t.key, requestHeader(ctx), bytes.NewReader(ctx.Request.Body()))
+	resp, err := t.route.http().send(pctx, string(ctx.Method()), strings.Clone(t.key), requestHeader(ctx), bytes.NewReader(ctx.Request.Body()))
 	if !timer.Stop() && err != nil {
 		err = errors.Join(context.DeadlineExceeded, err)
 	}

@@ -5,7 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"segue/edge/policy"
@@ -24,6 +27,7 @@ const negativeFor = 5 * time.Second
 //	id -> Meta        id -> vary(epoch, names)        id + epoch + values of names -> Meta
 type metas struct {
 	cache   *bigcache.BigCache
+	hot     hot
 	asking  singleflight.Group
 	timeout time.Duration
 	routes  routes
@@ -32,7 +36,7 @@ type metas struct {
 
 func newMetas(rs routes, timeout time.Duration, m *metrics) (*metas, error) {
 	cache, err := newRecords()
-	return &metas{cache: cache, timeout: timeout, routes: rs, metrics: m}, err
+	return &metas{cache: cache, hot: hot{maphash.MakeSeed(), make([]atomic.Pointer[hotMeta], hotSlots)}, timeout: timeout, routes: rs, metrics: m}, err
 }
 
 // newRecords makes a bigcache for small records that carry their own end.
@@ -53,8 +57,13 @@ const (
 
 // find returns the stored Meta that a request selects, or nil. field gives the request's lines of a header field.
 func (t *metas) find(r *Route, key string, field func(name string) []string) *Meta {
+	slot := t.hot.slot(r, key)
+	seen := slot.Load()
+	if seen != nil && seen.m != nil && seen.m.Route == r && seen.m.Key == key {
+		return seen.m
+	}
 	at := id(r, key)
-	for range 2 {
+	for i := range 2 {
 		b, err := t.cache.Get(at)
 		if err != nil || len(b) == 0 {
 			return nil
@@ -75,9 +84,28 @@ func (t *metas) find(r *Route, key string, field func(name string) []string) *Me
 			return nil
 		}
 		m.Route = r
+		if i == 0 && m.Key == key {
+			slot.CompareAndSwap(seen, &hotMeta{m}) // unless it was changed since: what is here may be older
+		}
 		return m
 	}
 	return nil
+}
+
+// hot holds decoded Metas of keys without variants, each in the one place that its key has: in front of the table, so
+// that a hit decodes nothing. A change of the key leaves an empty hotMeta there.
+type hot struct {
+	seed  maphash.Seed
+	slots []atomic.Pointer[hotMeta]
+}
+
+type hotMeta struct{ m *Meta }
+
+// hotSlots is a power of two. A Meta is some 500 bytes.
+const hotSlots = 1 << 14
+
+func (h *hot) slot(r *Route, key string) *atomic.Pointer[hotMeta] {
+	return &h.slots[(maphash.String(h.seed, key)^uint64(len(r.Prefix)))&(hotSlots-1)]
 }
 
 // put stores a Meta whose response varies by the fields named (lower case), for the request that field speaks for. A
@@ -97,12 +125,16 @@ func (t *metas) put(m *Meta, vary []string, field func(name string) []string) {
 		at += "\x00" + epoch + policy.Variant(vary, field)
 	}
 	_ = t.cache.Set(at, append([]byte{recordMeta}, m.encode()...))
+	t.hot.slot(m.Route, m.Key).Store(&hotMeta{}) // after the change: who decoded the old record meanwhile cannot put it here
 }
 
 func none(string) []string { return nil }
 
 // forget drops what is known of a key, all variants.
-func (t *metas) forget(r *Route, key string) { _ = t.cache.Delete(id(r, key)) }
+func (t *metas) forget(r *Route, key string) {
+	_ = t.cache.Delete(id(r, key))
+	t.hot.slot(r, key).Store(&hotMeta{})
+}
 
 func encodeVary(epoch string, names []string) []byte {
 	b := appendString([]byte{recordVary}, epoch)
@@ -129,6 +161,7 @@ func (t *metas) stat(ctx context.Context, r *Route, key string) (m *Meta, known 
 	if old != nil && time.Now().Before(old.FreshUntil) {
 		return old, true, nil
 	}
+	key = strings.Clone(key) // it may be borrowed
 	v, err, _ := t.asking.Do(id(r, key), func() (any, error) {
 		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.timeout)
 		defer cancel()

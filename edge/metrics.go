@@ -1,6 +1,11 @@
 package edge
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"strconv"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 type metrics struct {
 	requests       *prometheus.CounterVec // status class, tier
@@ -16,6 +21,36 @@ type metrics struct {
 	diskFaults     prometheus.Counter
 	diskEvicted    prometheus.Counter
 	firstByte      prometheus.Histogram
+
+	seen [600][6]atomic.Pointer[seen] // by status
+}
+
+// answered counts a reply. The counters of what was seen before are found without a look at their labels.
+func (m *metrics) answered(status int, tier Tier) {
+	if status < 0 || status >= len(m.seen) {
+		status = 0
+	}
+	c := &m.seen[status]
+	for i := range c {
+		p := c[i].Load()
+		if p == nil {
+			p = &seen{tier, m.requests.WithLabelValues(strconv.Itoa(status), string(tier))}
+			if !c[i].CompareAndSwap(nil, p) {
+				p = c[i].Load()
+			}
+		}
+		if p.tier == tier {
+			p.Inc()
+			return
+		}
+	}
+	m.requests.WithLabelValues(strconv.Itoa(status), string(tier)).Inc()
+}
+
+// seen is the counter of one status and tier.
+type seen struct {
+	tier Tier
+	prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {

@@ -39,7 +39,7 @@ func (d *door) multipart(ctx *fasthttp.RequestCtx, m *Meta, a policy.Answer) (*m
 		if i == 0 {
 			lead = ""
 		}
-		mp.heads = append(mp.heads, fmt.Appendf(nil, "%s--%s\r\n%sContent-Range: %s\r\n\r\n", lead, boundary, contentType, contentRange(p.Offset, p.Length, m.Whole)))
+		mp.heads = append(mp.heads, fmt.Appendf(nil, "%s--%s\r\n%sContent-Range: %s\r\n\r\n", lead, boundary, contentType, appendContentRange(nil, p.Offset, p.Length, m.Whole)))
 		mp.length += p.Length
 	}
 	mp.heads = append(mp.heads, fmt.Appendf(nil, "\r\n--%s--\r\n", boundary))

@@ -65,6 +65,11 @@ func Plan(r Request, o Object) Answer {
 	if r.Range == "" || r.Method != http.MethodGet || !rangeStillHolds(r.IfRange, o) {
 		return whole
 	}
+	if spec, plain := strings.CutPrefix(r.Range, "bytes="); plain && strings.IndexByte(spec, ',') < 0 { // nearly always
+		if offset, length, kind := parseRange(spec, o.Size); kind == rangeGood {
+			return Answer{Status: http.StatusPartialContent, Offset: offset, Length: length}
+		}
+	}
 	parts, ok := Ranges(r.Range, o.Size)
 	switch {
 	case !ok:
