@@ -16,6 +16,7 @@ import (
 
 	"segue/edge/policy"
 	"segue/media"
+	"segue/media/cat"
 
 	"github.com/valyala/fasthttp"
 )
@@ -126,7 +127,7 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 	d.requests.Add(1)
 	t, err := d.locate(raw)
 	if err == nil && d.gate != nil && media.Key(t.key).Protected() {
-		err = d.gate.allow(t.token, media.Key(t.key), begun)
+		_, err = d.gate.allow(t.token, &cat.Request{Method: string(ctx.Method()), Key: media.Key(t.key)}, begun)
 	}
 	if err != nil {
 		d.fail(ctx, err)
