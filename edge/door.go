@@ -48,9 +48,11 @@ func (d *door) handle(ctx *fasthttp.RequestCtx) {
 	h.Set("Access-Control-Allow-Origin", "*")
 	h.Set("Access-Control-Expose-Headers", exposed)
 	h.Set("Timing-Allow-Origin", "*")
-	raw := ctx.Request.Header.RequestURI()
-	if len(raw) > maxURL {
-		d.problem(ctx, http.StatusRequestURITooLong, "uri-too-long", "the URL is longer than "+strconv.Itoa(maxURL)+" bytes")
+	rh := &ctx.Request.Header
+	raw := rh.RequestURI()
+	if status := guard(rh.Protocol(), raw, rh.RawHeaders()); status != 0 {
+		ctx.SetConnectionClose()
+		d.problem(ctx, status, "bad-head", "the head of the request is not one of HTTP/1.1, or too large")
 		return
 	}
 	switch path := string(raw); {
