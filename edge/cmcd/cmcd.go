@@ -83,128 +83,115 @@ var keys = [...]string{"ab", "bg", "bl", "br", "bs", "bsa", "bsd", "cdn", "cen",
 	"ltc", "msd", "mtp", "nor", "nr", "nrr", "ot", "pb", "pr", "pt", "rc", "rtp", "sf", "sid", "sn", "st", "sta", "su", "tab", "tb", "tbl", "tpb", "ts",
 	"ttfb", "ttfbb", "ttlb", "url", "v"}
 
-// place finds a key in keys.
-func place(key string) int {
-	low, high := 0, len(keys)
-	for low < high {
-		if mid := (low + high) / 2; keys[mid] < key {
-			low = mid + 1
-		} else {
-			high = mid
-		}
-	}
-	if low < len(keys) && keys[low] == key {
-		return low
-	}
-	return -1
-}
-
-// field is where the value of a key goes: *int64, *float64, *string, *bool or *[]Next.
-func (d *Data) field(key string) any {
+// field is the place of a key in keys, and where its value goes: *int64, *float64, *string, *bool or *[]Next. A key that
+// is not known has the place -1.
+func (d *Data) field(key string) (place int, value any) {
 	switch key {
 	case "ab":
-		return &d.AggregateKbps
+		return 0, &d.AggregateKbps
 	case "bg":
-		return &d.Background
+		return 1, &d.Background
 	case "bl":
-		return &d.BufferMS
+		return 2, &d.BufferMS
 	case "br":
-		return &d.BitrateKbps
+		return 3, &d.BitrateKbps
 	case "bs":
-		return &d.Starved
+		return 4, &d.Starved
 	case "bsa":
-		return &d.Starvations
+		return 5, &d.Starvations
 	case "bsd":
-		return &d.StarvedMS
+		return 6, &d.StarvedMS
 	case "cdn":
-		return &d.CDN
+		return 7, &d.CDN
 	case "cen":
-		return &d.EventName
+		return 8, &d.EventName
 	case "cid":
-		return &d.ContentID
+		return 9, &d.ContentID
 	case "cmsdd":
-		return &d.ServerDynamic
+		return 10, &d.ServerDynamic
 	case "cmsds":
-		return &d.ServerState
+		return 11, &d.ServerState
 	case "cs":
-		return &d.Signature
+		return 12, &d.Signature
 	case "d":
-		return &d.DurationMS
+		return 13, &d.DurationMS
 	case "dfa":
-		return &d.DroppedFrames
+		return 14, &d.DroppedFrames
 	case "dl":
-		return &d.DeadlineMS
+		return 15, &d.DeadlineMS
 	case "e":
-		return &d.Event
+		return 16, &d.Event
 	case "ec":
-		return &d.ErrorCode
+		return 17, &d.ErrorCode
 	case "h":
-		return &d.Host
+		return 18, &d.Host
 	case "lab":
-		return &d.LowestAggregateKbps
+		return 19, &d.LowestAggregateKbps
 	case "lb":
-		return &d.LowestKbps
+		return 20, &d.LowestKbps
 	case "ltc":
-		return &d.LiveLatencyMS
+		return 21, &d.LiveLatencyMS
 	case "msd":
-		return &d.StartDelayMS
+		return 22, &d.StartDelayMS
 	case "mtp":
-		return &d.ThroughputKbps
-	case "nor", "nrr":
-		return &d.Next
+		return 23, &d.ThroughputKbps
+	case "nor":
+		return 24, &d.Next
+	case "nrr":
+		return 26, &d.Next
 	case "nr":
-		return &d.NotRendered
+		return 25, &d.NotRendered
 	case "ot":
-		return &d.ObjectType
+		return 27, &d.ObjectType
 	case "pb":
-		return &d.PlayheadKbps
+		return 28, &d.PlayheadKbps
 	case "pr":
-		return &d.Rate
+		return 29, &d.Rate
 	case "pt":
-		return &d.PlayheadMS
+		return 30, &d.PlayheadMS
 	case "rc":
-		return &d.Status
+		return 31, &d.Status
 	case "rtp":
-		return &d.RequestedKbps
+		return 32, &d.RequestedKbps
 	case "sf":
-		return &d.Format
+		return 33, &d.Format
 	case "sid":
-		return &d.SessionID
+		return 34, &d.SessionID
 	case "sn":
-		return &d.Sequence
+		return 35, &d.Sequence
 	case "st":
-		return &d.StreamType
+		return 36, &d.StreamType
 	case "sta":
-		return &d.State
+		return 37, &d.State
 	case "su":
-		return &d.Startup
+		return 38, &d.Startup
 	case "tab":
-		return &d.TopAggregateKbps
+		return 39, &d.TopAggregateKbps
 	case "tb":
-		return &d.TopKbps
+		return 40, &d.TopKbps
 	case "tbl":
-		return &d.TargetBufferMS
+		return 41, &d.TargetBufferMS
 	case "tpb":
-		return &d.TopPlayheadKbps
+		return 42, &d.TopPlayheadKbps
 	case "ts":
-		return &d.TimestampMS
+		return 43, &d.TimestampMS
 	case "ttfb":
-		return &d.FirstByteMS
+		return 44, &d.FirstByteMS
 	case "ttfbb":
-		return &d.FirstBodyMS
+		return 45, &d.FirstBodyMS
 	case "ttlb":
-		return &d.LastByteMS
+		return 46, &d.LastByteMS
 	case "url":
-		return &d.URL
+		return 47, &d.URL
 	case "v":
-		return &d.Version
+		return 48, &d.Version
 	}
-	return nil
+	return -1, nil
 }
 
 // Has reports whether a key, as "bl", was there with a value that could be read.
 func (d *Data) Has(key string) bool {
-	i := place(key)
+	i, _ := d.field(key)
 	return i >= 0 && d.sent&(1<<i) != 0
 }
 
@@ -273,8 +260,7 @@ func (d *Data) AddText(text string) {
 	for n := 0; text != ""; {
 		var item string
 		item, text = cut(text, ',')
-		item = strings.Trim(item, " \t")
-		if item == "" {
+		if item = trim(item); item == "" {
 			continue
 		}
 		if n++; n > MaxKeys {
@@ -282,7 +268,7 @@ func (d *Data) AddText(text string) {
 			break
 		}
 		key, value, valued := strings.Cut(item, "=")
-		i := place(key)
+		i, field := d.field(key)
 		if i < 0 {
 			if isKey(key) {
 				d.Unknown++
@@ -292,7 +278,7 @@ func (d *Data) AddText(text string) {
 			continue
 		}
 		var ok bool
-		switch p := d.field(key).(type) {
+		switch p := field.(type) {
 		case *bool:
 			*p = value == "?1" || !valued // RFC 9651 3.2: a key alone is true
 			ok = !valued || value == "?0" || value == "?1"

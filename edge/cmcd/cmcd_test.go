@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"net/url"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"segue/edge/cmcd"
 )
@@ -143,7 +146,7 @@ func TestAllocs(t *testing.T) {
 	f("strip", 0, func() { cmcd.Strip("a=b&c=d"); cmcd.Strip("CMCD=bl%3D1") })
 	f("header", 0, func() { var d cmcd.Data; d.AddText(text) })
 	query := "CMCD=" + url.QueryEscape(text)
-	f("query", 2, func() { var d cmcd.Data; d.AddQuery(query) })
+	f("query", 1, func() { var d cmcd.Data; d.AddQuery(query) })
 }
 
 func BenchmarkQuery(b *testing.B) {
@@ -162,4 +165,43 @@ func BenchmarkQuery(b *testing.B) {
 			d.AddQuery(query)
 		}
 	})
+}
+
+// TestEveryKey: each key has a place of its own, and goes where only it goes.
+func TestEveryKey(t *testing.T) {
+	numbers := "ab bl br bsa bsd d dfa dl lab lb ltc msd mtp pb pt rc rtp sn tab tb tbl tpb ts ttfb ttfbb ttlb v"
+	texts := "cdn cen cid cmsdd cmsds cs e ec h ot sf sid st sta url"
+	flags := "bg bs nr su"
+	for i, key := range strings.Fields(numbers + " " + texts + " " + flags) {
+		value, want := strconv.Itoa(i+1), strconv.Itoa(i+1)
+		switch {
+		case slices.Contains(strings.Fields(texts), key):
+			value, want = `"x`+value+`"`, `"x`+value+`"`
+		case slices.Contains(strings.Fields(flags), key):
+			value, want = "?1", "true"
+		}
+		var d cmcd.Data
+		d.AddText(key + "=" + value)
+		if got := string(d.AppendJSON(nil)); got != `{"`+key+`":`+want+`}` || !d.Has(key) {
+			t.Errorf("%s: %s", key, got)
+		}
+		d.Keep(nil, make([]cmcd.Next, cmcd.MaxNext))
+		if got := string(d.AppendJSON(nil)); got != `{"`+key+`":`+want+`}` {
+			t.Errorf("%s kept: %s", key, got)
+		}
+	}
+}
+
+// TestKeep: what was kept does not change with what it was read from.
+func TestKeep(t *testing.T) {
+	b := []byte(`cid="c",nor=("a";r="0-9" "b"),sid="s",ec=("E")`)
+	var d cmcd.Data
+	d.AddText(unsafe.String(&b[0], len(b)))
+	want := string(d.AppendJSON(nil))
+	read := d.Next
+	d.Keep(make([]byte, 0, 1), make([]cmcd.Next, cmcd.MaxNext))
+	clear(b)
+	if got := string(d.AppendJSON(nil)); got != want || &d.Next[0] == &read[0] {
+		t.Errorf("%s, was %s", got, want)
+	}
 }

@@ -3,6 +3,7 @@ package cmcd
 import (
 	"strconv"
 	"strings"
+	"unsafe"
 )
 
 // cut splits a text at the first separator that stands outside of strings and inner lists (RFC 9651 3.1, 3.3.3). Where
@@ -25,6 +26,16 @@ func cut(s string, separator byte) (first, rest string) {
 		}
 	}
 	return s, ""
+}
+
+func trim(s string) string {
+	for s != "" && (s[0] == ' ' || s[0] == '\t') {
+		s = s[1:]
+	}
+	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+		s = s[:len(s)-1]
+	}
+	return s
 }
 
 func isKey(s string) bool {
@@ -191,39 +202,39 @@ func unescape(s string, plus bool) (out string, ok bool) {
 	if strings.IndexByte(s, '%') < 0 && (!plus || strings.IndexByte(s, '+') < 0) {
 		return s, true
 	}
-	b := make([]byte, 0, len(s))
+	b := make([]byte, len(s))
+	n := 0
 	ok = true
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		switch {
+		case c == '%' && i+2 < len(s) && hex[s[i+1]]|hex[s[i+2]] < 16:
+			c = hex[s[i+1]]<<4 | hex[s[i+2]]
+			i += 2
+		case c == '%':
+			ok = false
 		case c == '+' && plus:
 			c = ' '
-		case c == '%':
-			high, low := -1, -1
-			if i+2 < len(s) {
-				high, low = hex(s[i+1]), hex(s[i+2])
-			}
-			if high < 0 || low < 0 {
-				ok = false
-				break
-			}
-			c = byte(high<<4 | low)
-			i += 2
 		}
-		b = append(b, c)
+		b[n] = c
+		n++
 	}
-	return string(b), ok
+	return unsafe.String(unsafe.SliceData(b), n), ok // nobody else has b
 }
 
-func hex(c byte) int {
-	switch {
-	case c >= '0' && c <= '9':
-		return int(c - '0')
-	case c|0x20 >= 'a' && c|0x20 <= 'f':
-		return int(c|0x20-'a') + 10
+// hex is the value of a hexadecimal digit, 16 of anything else.
+var hex = func() (table [256]byte) {
+	for c := range table {
+		table[c] = 16
 	}
-	return -1
-}
+	for i := range byte(10) {
+		table['0'+i] = i
+	}
+	for i := range byte(6) {
+		table['a'+i], table['A'+i] = 10+i, 10+i
+	}
+	return table
+}()
 
 // AppendJSON appends what was said as a JSON object, under the names of the specification.
 func (d *Data) AppendJSON(b []byte) []byte {
@@ -241,7 +252,8 @@ func (d *Data) AppendJSON(b []byte) []byte {
 			key = "nor"
 		}
 		b = append(AppendString(b, key), ':')
-		switch p := d.field(key).(type) {
+		_, field := d.field(key)
+		switch p := field.(type) {
 		case *bool:
 			b = strconv.AppendBool(b, *p)
 		case *int64:
