@@ -3,6 +3,7 @@ package edge
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -92,7 +93,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	memory := NewMemory(cfg.Memory)
 	var below Source = newUpstream(256, memory.Alloc, m)
 	if cfg.DiskDir != "" {
-		disk, err := openDisk(cfg.DiskDir, cfg.DiskSize, below, memory.Alloc, log, m)
+		disk, err := openDisk(cfg.DiskDir, cfg.DiskSize, below, memory.Alloc, log, reg)
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +166,7 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, ready func()) error {
 	ready()
 	select {
 	case err := <-done:
-		return err
+		return errors.Join(err, e.end())
 	case <-ctx.Done():
 	}
 	e.door.ready.Store(false)
@@ -176,7 +177,15 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, ready func()) error {
 		e.log.Warn("requests were cut off at the end", "err", err)
 	}
 	<-done
+	return e.end()
+}
+
+// end waits for the fills, then for the disk, to which they write.
+func (e *Edge) end() error {
 	e.fills.end()
+	if e.disk != nil {
+		return e.disk.Close()
+	}
 	return nil
 }
 
