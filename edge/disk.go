@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"segue/media"
@@ -67,6 +68,17 @@ type Disk struct {
 
 // errDiskInUse says that another process has the folder.
 var errDiskInUse = errors.New("in use by another process")
+
+// diskSick says whether an error of openDisk is of the disk, which may heal and is no reason not to serve, and not of
+// the configuration.
+func diskSick(err error) bool {
+	for _, sick := range []error{syscall.ENOSPC, syscall.EROFS, syscall.EIO, syscall.EDQUOT} {
+		if errors.Is(err, sick) {
+			return true
+		}
+	}
+	return false
+}
 
 // openDisk locks the folder, reads the index and the metas of an earlier life, and starts the writers. An error is
 // errDiskInUse or of the folder as a whole; a damaged index costs its damaged records only. End it with Close.

@@ -252,4 +252,3 @@ func TestDiskReadOnly(t *testing.T) {
 	}
 	d.Close()
 }
-

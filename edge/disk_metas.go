@@ -34,6 +34,7 @@ type metaLog struct {
 	segments []*metaSegment // oldest first; put appends to the last
 	pending  []byte         // the end of the last segment, not written yet
 	flushing []byte         // what comes before it, being written
+	spare    []byte         // the next pending: memory, no content
 }
 
 type metaPlace struct {
@@ -77,12 +78,19 @@ func openMetaLog(dir string, budget int64) *metaLog {
 		}
 	}
 	slices.SortFunc(l.segments, func(a, b *metaSegment) int { return cmp.Compare(a.number, b.number) })
+	var b []byte
 	for _, s := range l.segments {
-		b, err := io.ReadAll(io.LimitReader(s.file, 2*maxMetaBudget))
+		info, err := s.file.Stat()
+		n := 0
+		if err == nil {
+			length := int(min(info.Size(), 2*maxMetaBudget))
+			b = slices.Grow(b[:0], length)[:length]
+			n, err = io.ReadFull(s.file, b)
+		}
 		if err != nil {
 			clear(l.places) // a deletion may be in what cannot be read
 		}
-		s.written = l.replay(s.number, b)
+		s.written = l.replay(s.number, b[:n])
 		s.size = s.written
 	}
 	// A torn end must go before something is written over its beginning. If it cannot, the next segment begins.
@@ -269,7 +277,7 @@ func (l *metaLog) flush() (wrote bool, err error) {
 			return wrote, nil
 		}
 		s := l.segments[len(l.segments)-1]
-		l.flushing, l.pending = l.pending, nil
+		l.flushing, l.pending, l.spare = l.pending, l.spare, nil
 		l.mu.Unlock()
 		file := s.file
 		if file == nil {
@@ -283,7 +291,7 @@ func (l *metaLog) flush() (wrote bool, err error) {
 		if err == nil {
 			s.written += int64(len(l.flushing))
 		}
-		l.flushing = nil
+		l.spare, l.flushing = l.flushing[:0], nil
 		var gone []*metaSegment
 		if err != nil {
 			gone = l.segments

@@ -94,10 +94,14 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	var below Source = newUpstream(256, memory.Alloc, m)
 	if cfg.DiskDir != "" {
 		disk, err := openDisk(cfg.DiskDir, cfg.DiskSize, below, memory.Alloc, log, reg)
-		if err != nil {
+		switch {
+		case err == nil:
+			e.disk, below = disk, disk
+		case diskSick(err):
+			log.Error("no disk cache in this life: going on in memory", "err", err)
+		default:
 			return nil, err
 		}
-		e.disk, below = disk, disk
 	}
 	e.fills = newCoalesce(memory, below, cfg.FillTimeout, m)
 	metas, err := newMetas(rs, cfg.FirstByte, m)
