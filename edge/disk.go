@@ -2,120 +2,169 @@ package edge
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sort"
-	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"segue/media"
+
+	"github.com/gofrs/flock"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Disk keeps blocks in one sparse file per object, with an index file beside it: a header, then one record of block
-// number and CRC32C per block, appended after the block's bytes were written. A record whose block does not match, for
-// whatever reason, is a miss: a crash at any moment costs refetches, never a wrong byte. A block is admitted when it
-// is missed for the second time. A failing disk is logged once and passed by.
+// Disk keeps blocks in one sparse file per object, and what it knows of them in memory and in one index file
+// (disk_index.go, disk_journal.go). Every block read is checked against its CRC32C: whatever a crash, a cut or a bad
+// sector did, it is a miss, never a wrong byte. A block is admitted when it is missed for the second time and written
+// off the reply's path. A disk that fails or is full is logged once, passed by, and tried again after a minute.
+//
+// It also keeps small records by name for the Meta table: PutMeta, GetMeta, DeleteMeta.
 type Disk struct {
 	dir     string
 	budget  int64
 	below   Source
 	alloc   func(n int) *Block
 	log     *slog.Logger
-	metrics *metrics
+	metrics *diskMetrics
+	door    *doorkeeper
+	files   *openFiles
+	metas   *metaLog
+	lock    *flock.Flock
+	queues  []chan diskWrite
+	wake    chan struct{}   // the index or the metas have something to write
+	syncs   chan chan error // Sync is waiting
+	stop    chan struct{}   // closed: writers end
+	end     chan struct{}   // closed: the keeper ends
+	workers sync.WaitGroup  // writers and sweep
+	keeper  sync.WaitGroup
+	closing sync.Once
+	longest int         // blocks written at once: a small budget must not be emptied for one write
+	whole   atomic.Bool // no holes can be punched here: objects leave whole
 
-	mu      sync.Mutex // guards the fields below; not held over reads and writes of blocks
-	objects map[ObjectID]*diskObject
-	used    int64
-	missed  map[BlockKey]struct{} // missed once, lately
-	queue   []BlockKey            // missed, oldest first
-	broken  bool                  // a fault was logged
+	// The two calls that tests make fail.
+	writeAt func(f *os.File, b []byte, offset int64) (int, error)
+	space   func(dir string) (total, free int64, err error)
+
+	mu       sync.Mutex // guards the fields below; not held over I/O
+	index    *diskIndex
+	pending  []byte // index records to be written
+	stale    bool   // the index file lacks records: it must be written anew
+	reserved int64  // bytes being written
+	reads    breaker
+	writes   breaker
+	indexes  breaker   // writes of index and metas
+	damaged  time.Time // when a damaged block was last logged
+
+	file indexFile // the keeper's alone
 }
 
-type diskObject struct {
-	size   int64
-	blocks map[uint32]uint32 // block -> CRC32C
-	bytes  int64
-	used   time.Time
-	writes sync.Mutex // one writer appends to the index at a time
-}
+// errDiskInUse says that another process has the folder.
+var errDiskInUse = errors.New("in use by another process")
 
-const (
-	diskMagic   = "segue-disk-1\n"
-	diskRecord  = 12      // block, CRC32C of the block, CRC32C of these eight bytes
-	maxMissed   = 1 << 16 // keys remembered for admission
-	diskHeader  = len(diskMagic) + 8
-	dataSuffix  = ".blocks"
-	indexSuffix = ".index"
-)
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// openDisk reads the indexes of an earlier life. Its errors are of the folder as a whole.
-func openDisk(dir string, budget int64, below Source, alloc func(n int) *Block, log *slog.Logger, m *metrics) (*Disk, error) {
-	d := &Disk{dir: dir, budget: budget, below: below, alloc: alloc, log: log, metrics: m, objects: map[ObjectID]*diskObject{}, missed: map[BlockKey]struct{}{}}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("disk cache: %w", err)
+// diskSick says whether an error of openDisk is of the disk, which may heal and is no reason not to serve, and not of
+// the configuration.
+func diskSick(err error) bool {
+	for _, sick := range []error{syscall.ENOSPC, syscall.EROFS, syscall.EIO, syscall.EDQUOT} {
+		if errors.Is(err, sick) {
+			return true
+		}
 	}
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || !strings.HasSuffix(path, indexSuffix) {
-			return err
-		}
-		raw, err := hex.DecodeString(strings.TrimSuffix(filepath.Base(path), indexSuffix))
-		if err != nil || len(raw) != 16 {
-			return nil // not ours
-		}
-		info, err := e.Info()
-		if err != nil {
-			return nil
-		}
-		if o := readIndex(path); o != nil {
-			o.used = info.ModTime()
-			d.objects[ObjectID(raw)] = o
-			d.used += o.bytes
-		}
-		return nil
-	})
+	return false
+}
+
+// openDisk locks the folder, reads the index and the metas of an earlier life, and starts the writers. An error is
+// errDiskInUse or of the folder as a whole; a damaged index costs its damaged records only. End it with Close.
+func openDisk(dir string, budget int64, below Source, alloc func(n int) *Block, log *slog.Logger, reg prometheus.Registerer) (*Disk, error) {
+	d, err := newDisk(dir, budget, below, alloc, log, reg)
 	if err != nil {
-		return nil, fmt.Errorf("disk cache: %w", err)
+		return nil, err
 	}
-	d.mu.Lock()
-	d.makeRoom(0)
-	d.mu.Unlock()
+	d.start()
 	return d, nil
 }
 
-func readIndex(path string) *diskObject {
-	b, err := os.ReadFile(path)
-	if err != nil || len(b) < diskHeader || string(b[:len(diskMagic)]) != diskMagic {
-		return nil
+func newDisk(dir string, budget int64, below Source, alloc func(n int) *Block, log *slog.Logger, reg prometheus.Registerer) (*Disk, error) {
+	if err := os.MkdirAll(filepath.Join(dir, metaFolder), 0o755); err != nil {
+		return nil, fmt.Errorf("disk cache: %w", err)
 	}
-	o := &diskObject{size: int64(binary.BigEndian.Uint64(b[len(diskMagic):])), blocks: map[uint32]uint32{}}
-	whole := int64(len(b))
-	for b = b[diskHeader:]; len(b) >= diskRecord; b = b[diskRecord:] {
-		n := binary.BigEndian.Uint32(b)
-		if crc32.Checksum(b[:8], castagnoli) != binary.BigEndian.Uint32(b[8:]) || int64(n)*BlockSize >= o.size {
-			break // torn: what follows is unknown
-		}
-		if _, twice := o.blocks[n]; !twice {
-			o.bytes += int64(blockLen(o.size, n))
-		}
-		o.blocks[n] = binary.BigEndian.Uint32(b[4:])
+	d := &Disk{dir: dir, budget: budget, below: below, alloc: alloc, log: log, door: newDoorkeeper(budget),
+		lock: flock.New(filepath.Join(dir, "lock")), wake: make(chan struct{}, 1), syncs: make(chan chan error),
+		stop: make(chan struct{}), end: make(chan struct{}), writeAt: (*os.File).WriteAt, space: diskSpace,
+		index: &diskIndex{objects: map[ObjectID]*diskObject{}}, longest: int(min(max(budget/8/BlockSize, 1), groupBlocks))}
+	switch ok, err := d.lock.TryLock(); {
+	case err != nil:
+		return nil, fmt.Errorf("disk cache: %w", err)
+	case !ok:
+		return nil, fmt.Errorf("disk cache %s: %w", dir, errDiskInUse)
 	}
-	if len(b) > 0 { // cut the torn end, or records appended after it could never be read
-		if err := os.Truncate(path, whole-int64(len(b))); err != nil {
-			return nil
+	d.files = newOpenFiles(d.path)
+	d.metrics = newDiskMetrics(reg, func() float64 { return float64(d.Used()) }, func() float64 {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return float64(len(d.index.objects))
+	})
+	d.loadIndex()
+	d.metas = openMetaLog(filepath.Join(dir, metaFolder), min(max(budget/64, minMetaBudget), maxMetaBudget))
+	return d, nil
+}
+
+func (d *Disk) start() {
+	for range diskWriters {
+		q := make(chan diskWrite, diskQueue/diskWriters)
+		d.queues = append(d.queues, q)
+		d.workers.Go(func() { d.writer(q) })
+	}
+	d.workers.Go(d.sweep)
+	d.keeper.Go(d.keep)
+}
+
+// Close writes what is queued and ends the tier. Fetches after it go below.
+func (d *Disk) Close() error {
+	var err error
+	d.closing.Do(func() {
+		close(d.stop)
+		d.workers.Wait()
+		close(d.end)
+		d.keeper.Wait()
+		d.mu.Lock()
+		d.index = &diskIndex{objects: map[ObjectID]*diskObject{}} // the folder may be another process's from now on
+		d.mu.Unlock()
+		d.files.closeAll()
+		err = errors.Join(d.file.close(), d.metas.close(), d.lock.Unlock())
+	})
+	return err
+}
+
+// Sync returns when all that was queued before it is on stable storage.
+func (d *Disk) Sync() error {
+	for _, q := range d.queues {
+		done := make(chan struct{})
+		select {
+		case q <- diskWrite{done: done}:
+		case <-d.stop:
+			return fs.ErrClosed
+		}
+		select {
+		case <-done:
+		case <-d.end:
+			return fs.ErrClosed
 		}
 	}
-	return o
+	done := make(chan error, 1)
+	select {
+	case d.syncs <- done:
+		return <-done
+	case <-d.end:
+		return fs.ErrClosed
+	}
 }
 
 // Fetch implements Source.
@@ -129,16 +178,18 @@ func (d *Disk) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 				n++
 				continue
 			}
-			last := n
-			for last < w.Last && !d.has(BlockKey{w.Meta.Object, last + 1}) {
-				last++
-			}
+			last := d.absent(w.Meta, n, w.Last)
+			d.metrics.misses.Add(float64(last - n + 1))
 			for p, err := range d.below.Fetch(ctx, Want{w.Meta, n, last}) {
-				if !yield(p, err) || err != nil {
+				more := yield(p, err) // first: the reply does not wait for the disk
+				if err != nil {
 					return
 				}
-				if d.admit(BlockKey{w.Meta.Object, p.N}) {
-					d.write(w.Meta, p)
+				if d.door.again(BlockKey{w.Meta.Object, p.N}) {
+					d.Keep(w.Meta, p)
+				}
+				if !more {
+					return
 				}
 			}
 			n = last + 1
@@ -146,175 +197,247 @@ func (d *Disk) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 	}
 }
 
-func (d *Disk) has(k BlockKey) bool {
+// absent returns the last block of the run of blocks from first, which is missing, to last that are not on the disk.
+func (d *Disk) absent(m *Meta, first, last uint32) uint32 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	o := d.objects[k.Object]
+	o := d.index.objects[m.Object]
 	if o == nil {
-		return false
+		return last
 	}
-	_, ok := o.blocks[k.Block]
-	return ok
+	for n := first; n < last; n++ {
+		if at, ok := o.find((n + 1) / groupBlocks); ok && o.groups[at].present>>((n+1)%groupBlocks)&1 == 1 {
+			return n
+		}
+	}
+	return last
 }
 
 // read returns a block whose bytes match their checksum, or nil.
 func (d *Disk) read(m *Meta, n uint32) *Block {
-	d.mu.Lock()
-	o := d.objects[m.Object]
-	var sum uint32
-	ok := false
-	if o != nil && o.size == m.Size {
-		if sum, ok = o.blocks[n]; ok {
-			o.used = time.Now()
-		}
-	}
-	d.mu.Unlock()
+	sum, ok := d.lookup(m, n)
 	if !ok {
 		return nil
 	}
 	block := d.alloc(blockLen(m.Size, n))
-	body := block.Bytes
-	f, err := os.Open(d.path(m.Object) + dataSuffix)
+	f, err := d.files.get(m.Object)
 	if err == nil {
-		_, err = f.ReadAt(body, int64(n)*BlockSize)
-		f.Close()
+		_, err = f.ReadAt(block.Bytes, int64(n)*BlockSize)
+		d.files.put(f)
 	}
-	if err == nil && crc32.Checksum(body, castagnoli) != sum {
-		err = media.ErrCorrupt
-	}
-	if err == nil {
+	if err == nil && blockSum(m.Object, n, block.Bytes) == sum {
+		d.works(opRead)
+		d.metrics.hits.Inc()
 		return block
 	}
-	d.fault("read", err)
-	d.mu.Lock()
-	if _, still := o.blocks[n]; still {
-		delete(o.blocks, n)
-		o.bytes -= int64(len(body))
-		d.used -= int64(len(body))
+	if !d.forget(m.Object, n, sum) {
+		return nil // it was evicted while it was read
 	}
-	d.mu.Unlock()
+	var sys *os.PathError // a short file, an absent file and wrong bytes are damage; the rest is the disk's failure
+	if errors.As(err, &sys) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrClosed) {
+		d.fault(opRead, err)
+	} else {
+		d.damage(m.Object, n, err)
+	}
 	return nil
 }
 
-// admit says whether a block that was just missed is worth the disk: the second time it is.
-func (d *Disk) admit(k BlockKey) bool {
+// lookup returns the checksum of a block that is on the disk, and marks it as used.
+func (d *Disk) lookup(m *Meta, n uint32) (sum uint32, ok bool) {
+	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, again := d.missed[k]; again {
-		delete(d.missed, k)
-		return true
+	g := d.index.group(m.Object, n/groupBlocks)
+	bit := n % groupBlocks
+	if g == nil || g.object.size != m.Size || g.present>>bit&1 == 0 || !d.reads.usable(now) {
+		return 0, false
 	}
-	d.missed[k] = struct{}{}
-	d.queue = append(d.queue, k)
-	for len(d.queue) > maxMissed {
-		delete(d.missed, d.queue[0])
-		d.queue = d.queue[1:]
+	g.used = uint32(now.Unix())
+	if !g.visited {
+		g.visited = true
+		d.note(g)
 	}
-	return false
+	return g.sums[bit], true
 }
 
-func (d *Disk) write(m *Meta, p Piece) {
-	d.mu.Lock()
-	o := d.objects[m.Object]
-	if o == nil {
-		o = &diskObject{size: m.Size, blocks: map[uint32]uint32{}}
-		d.objects[m.Object] = o
-	}
-	o.used = time.Now()
-	d.makeRoom(int64(len(p.Block.Bytes)))
-	d.mu.Unlock()
-
-	o.writes.Lock()
-	defer o.writes.Unlock()
-	sum := crc32.Checksum(p.Block.Bytes, castagnoli)
-	if err := d.append(m, p, sum); err != nil {
-		d.fault("write", err)
-		return
-	}
+// forget takes a bad block out of the index. False: it was not there any more.
+func (d *Disk) forget(id ObjectID, n uint32, sum uint32) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.objects[m.Object] != o {
-		return // evicted meanwhile
+	g := d.index.group(id, n/groupBlocks)
+	bit := n % groupBlocks
+	if g == nil || g.present>>bit&1 == 0 || g.sums[bit] != sum {
+		return false
 	}
-	if _, had := o.blocks[p.N]; !had {
-		o.bytes += int64(len(p.Block.Bytes))
-		d.used += int64(len(p.Block.Bytes))
-	}
-	o.blocks[p.N] = sum
-}
-
-func (d *Disk) append(m *Meta, p Piece, sum uint32) (err error) {
-	path := d.path(m.Object)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	data, err := os.OpenFile(path+dataSuffix, os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, data.Close()) }()
-	if _, err := data.WriteAt(p.Block.Bytes, int64(p.N)*BlockSize); err != nil {
-		return err
-	}
-	index, err := os.OpenFile(path+indexSuffix, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, index.Close()) }()
-	var b []byte
-	if at, err := index.Seek(0, 2); err != nil {
-		return err
-	} else if at == 0 {
-		b = binary.BigEndian.AppendUint64([]byte(diskMagic), uint64(m.Size))
-	}
-	record := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, p.N), sum)
-	record = binary.BigEndian.AppendUint32(record, crc32.Checksum(record, castagnoli))
-	_, err = index.Write(append(b, record...))
-	return err
-}
-
-// makeRoom evicts the objects unused for longest until more bytes fit. The caller holds mu.
-func (d *Disk) makeRoom(more int64) {
-	if d.used+more <= d.budget {
-		return
-	}
-	ids := make([]ObjectID, 0, len(d.objects))
-	for id := range d.objects {
-		ids = append(ids, id)
-	}
-	sort.Slice(ids, func(i, j int) bool { return d.objects[ids[i]].used.Before(d.objects[ids[j]].used) })
-	for _, id := range ids {
-		if d.used+more <= d.budget*9/10 { // some room at once, so that this is rare
-			return
-		}
-		d.used -= d.objects[id].bytes
-		delete(d.objects, id)
-		_ = os.Remove(d.path(id) + indexSuffix) // the index first: data without it is never read
-		_ = os.Remove(d.path(id) + dataSuffix)
-		d.metrics.diskEvicted.Inc()
-	}
+	d.index.setPresent(g, g.present&^(1<<bit))
+	d.note(g)
+	return true
 }
 
 func (d *Disk) path(id ObjectID) string {
 	name := hex.EncodeToString(id[:])
-	return filepath.Join(d.dir, name[:2], name)
+	return filepath.Join(d.dir, name[:2], name+dataSuffix)
 }
 
-// fault counts, and logs the first: a dying disk must not fill the log too.
-func (d *Disk) fault(what string, err error) {
-	d.metrics.diskFaults.Inc()
-	d.mu.Lock()
-	first := !d.broken
-	d.broken = true
-	d.mu.Unlock()
-	if first {
-		d.log.Error("disk cache fault, going on without it where it fails", "op", what, "err", err)
-	}
-}
+const dataSuffix = ".blocks"
 
 // Used is the number of bytes held.
 func (d *Disk) Used() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.used
+	return d.index.held
+}
+
+// Objects lists what is on the disk, in no order.
+func (d *Disk) Objects() []DiskObject {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.index.list()
+}
+
+func (x *diskIndex) list() []DiskObject {
+	out := make([]DiskObject, 0, len(x.objects))
+	for _, o := range x.objects {
+		if one := o.describe(); one.Blocks > 0 {
+			out = append(out, one)
+		}
+	}
+	return out
+}
+
+// PutMeta keeps a small record under a name, in the background. One that is too large, or comes faster than the disk
+// takes it, is not kept.
+func (d *Disk) PutMeta(id string, record []byte) {
+	if d.metas.put(id, record) {
+		d.poke()
+	}
+}
+
+// GetMeta returns the record last put under a name, or false. The bytes are the caller's.
+func (d *Disk) GetMeta(id string) ([]byte, bool) {
+	record, ok, again := d.metas.get(id)
+	if again {
+		d.poke()
+	}
+	return record, ok
+}
+
+// DeleteMeta forgets a name: at once for GetMeta, for a later life after the next Sync.
+func (d *Disk) DeleteMeta(id string) {
+	d.metas.remove(id)
+	d.poke()
+}
+
+// poke wakes the keeper.
+func (d *Disk) poke() {
+	select {
+	case d.wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// The operations that fail, as they stand in metrics.
+const (
+	opRead     = "read"
+	opWrite    = "write"
+	opChecksum = "checksum"
+	opIndex    = "index"
+	opMetas    = "metas"
+)
+
+const (
+	retryAfter = time.Minute
+	maxStrikes = 4 // failed reads in a row until the disk is passed by: one bad sector is not a bad disk
+)
+
+// breaker passes a failing disk by. The zero value lets everything through.
+type breaker struct {
+	failing bool
+	strikes int
+	retry   time.Time
+}
+
+func (b *breaker) usable(now time.Time) bool { return !b.failing || !now.Before(b.retry) }
+
+// breaker returns the breaker of an operation. The caller holds mu.
+func (d *Disk) breaker(op string) *breaker {
+	switch op {
+	case opRead:
+		return &d.reads
+	case opWrite:
+		return &d.writes
+	}
+	return &d.indexes
+}
+
+// usable says whether an operation is worth a try.
+func (d *Disk) usable(op string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.breaker(op).usable(time.Now())
+}
+
+// fault counts a failure and logs the first of a row: a dying disk must not fill the log too.
+func (d *Disk) fault(op string, err error) {
+	d.metrics.faults.WithLabelValues(op).Inc()
+	d.mu.Lock()
+	b := d.breaker(op)
+	b.strikes++
+	was := d.failing(op)
+	if op != opRead || b.strikes >= maxStrikes {
+		b.failing = true
+	}
+	b.retry = time.Now().Add(retryAfter)
+	is := d.failing(op)
+	d.mu.Unlock()
+	if is && !was {
+		d.metrics.failing.WithLabelValues(breakerName(op)).Set(1)
+		d.log.Error("disk cache fails: going on in memory, with another try each minute", "op", op, "dir", d.dir, "err", err)
+	}
+}
+
+// works notes a success.
+func (d *Disk) works(op string) {
+	d.mu.Lock()
+	was := d.failing(op)
+	*d.breaker(op) = breaker{}
+	is := d.failing(op)
+	d.mu.Unlock()
+	if was && !is {
+		d.metrics.failing.WithLabelValues(breakerName(op)).Set(0)
+		d.log.Info("disk cache works again", "op", op, "dir", d.dir)
+	}
+}
+
+// failing says whether reads fail, or writes of any kind: one line in the log for both. The caller holds mu.
+func (d *Disk) failing(op string) bool {
+	if op == opRead {
+		return d.reads.failing
+	}
+	return d.writes.failing || d.indexes.failing
+}
+
+func breakerName(op string) string {
+	if op == opRead {
+		return opRead
+	}
+	return opWrite
+}
+
+// damage counts a block that is not what was written, and logs one a minute.
+func (d *Disk) damage(id ObjectID, n uint32, err error) {
+	d.metrics.faults.WithLabelValues(opChecksum).Inc()
+	now := time.Now()
+	d.mu.Lock()
+	first := now.Sub(d.damaged) > time.Minute
+	if first {
+		d.damaged = now
+	}
+	d.mu.Unlock()
+	if first {
+		if err == nil {
+			err = media.ErrCorrupt
+		}
+		d.log.Warn("disk cache: a damaged block is fetched anew", "object", hex.EncodeToString(id[:]), "block", n, "err", err)
+	}
 }

@@ -3,6 +3,7 @@ package edge
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -96,11 +97,15 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	memory := NewMemory(cfg.Memory)
 	var below Source = newUpstream(256, memory.Alloc, m)
 	if cfg.DiskDir != "" {
-		disk, err := openDisk(cfg.DiskDir, cfg.DiskSize, below, memory.Alloc, log, m)
-		if err != nil {
+		disk, err := openDisk(cfg.DiskDir, cfg.DiskSize, below, memory.Alloc, log, reg)
+		switch {
+		case err == nil:
+			e.disk, below = disk, disk
+		case diskSick(err):
+			log.Error("no disk cache in this life: going on in memory", "err", err)
+		default:
 			return nil, err
 		}
-		e.disk, below = disk, disk
 	}
 	e.fills = newCoalesce(memory, below, cfg.FillTimeout, m)
 	metas, err := newMetas(rs, cfg.FirstByte, m)
@@ -176,7 +181,7 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, ready func()) error {
 	ready()
 	select {
 	case err := <-done:
-		return err
+		return errors.Join(err, e.end())
 	case <-ctx.Done():
 	}
 	e.door.ready.Store(false)
@@ -187,8 +192,16 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, ready func()) error {
 		e.log.Warn("requests were cut off at the end", "err", err)
 	}
 	<-done
+	return e.end()
+}
+
+// end waits for the fills, then for the disk, to which they write.
+func (e *Edge) end() error {
 	e.asks.end()
 	e.fills.end()
+	if e.disk != nil {
+		return e.disk.Close()
+	}
 	return nil
 }
 

@@ -18,8 +18,6 @@ type metrics struct {
 	evicted        prometheus.Counter
 	refused        *prometheus.CounterVec // reason
 	tokensVerified prometheus.Counter
-	diskFaults     prometheus.Counter
-	diskEvicted    prometheus.Counter
 	firstByte      prometheus.Histogram
 
 	seen [600][6]atomic.Pointer[seen] // by status
@@ -65,11 +63,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		evicted:        prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_memory_evicted_total", Help: "Blocks that left memory for others."}),
 		refused:        prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_refused_total", Help: "Requests refused for their token."}, []string{"reason"}),
 		tokensVerified: prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_tokens_verified_total", Help: "Signatures checked."}),
-		diskFaults:     prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_disk_faults_total", Help: "Reads and writes of the disk tier that failed or did not match their checksum."}),
-		diskEvicted:    prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_disk_evicted_total", Help: "Objects that left the disk for others."}),
 		firstByte: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "segue_edge_first_byte_seconds", Help: "From request to first block.",
 			Buckets: []float64{.00005, .0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5}}),
 	}
-	reg.MustRegister(m.requests, m.servedBytes, m.filledBytes, m.originRequests, m.coalesced, m.staleOnError, m.staleWhile, m.evicted, m.refused, m.tokensVerified, m.diskFaults, m.diskEvicted, m.firstByte)
+	reg.MustRegister(m.requests, m.servedBytes, m.filledBytes, m.originRequests, m.coalesced, m.staleOnError, m.staleWhile, m.evicted, m.refused, m.tokensVerified, m.firstByte)
 	return m
 }
