@@ -31,16 +31,22 @@ func BenchmarkDiskHit(b *testing.B) {
 			}
 		})
 		b.Run(fmt.Sprintf("%dKiB/pread", size>>10), func(b *testing.B) {
-			f, err := os.Open(d.path(ms[0].Object))
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer f.Close()
-			b.SetBytes(size)
-			for b.Loop() {
-				if _, err := f.ReadAt(body.Bytes, 0); err != nil {
+			var files []*os.File
+			for _, m := range ms {
+				f, err := os.Open(d.path(m.Object))
+				if err != nil {
 					b.Fatal(err)
 				}
+				defer f.Close()
+				files = append(files, f)
+			}
+			b.SetBytes(size)
+			i := 0
+			for b.Loop() {
+				if _, err := files[i%len(files)].ReadAt(body.Bytes, 0); err != nil {
+					b.Fatal(err)
+				}
+				i++
 			}
 		})
 	}

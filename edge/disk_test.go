@@ -638,7 +638,7 @@ func TestDiskTogether(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(uint64(worker), 9))
 		wg.Go(func() {
 			for range 150 {
-				m := diskMeta(rnd.IntN(10), int64(5+rnd.IntN(1))*4*BlockSize)
+				m := diskMeta(rnd.IntN(10), 20*BlockSize)
 				last := uint32(blockCount(m.Size) - 1)
 				first := rnd.Uint32N(last + 1)
 				next := first
