@@ -26,8 +26,8 @@ type arena struct {
 	mu      sync.Mutex // guards the fields below
 	used    int64
 	classes [len(slotSizes)]slots
-	running bool          // a collection is under way
-	done    chan struct{} // of it
+	done    chan struct{} // closed when the collection under way has ended; nil: none is
+	freed   chan struct{} // holds one signal that a slot was given back
 }
 
 // slots are the free slots of one class: those given back, and those from fresh on.
@@ -41,9 +41,10 @@ var slotSizes = [...]int64{4 << 10, 16 << 10, 64 << 10, BlockSize}
 
 // newArena makes an arena for a cache of budget bytes, or nil where the system has no memory files.
 func newArena(budget int64) *arena {
-	slack := max(budget/10, 4<<20)
-	a := &arena{limit: budget + slack, collect: budget + slack/2}
-	a.span = (a.limit + BlockSize - 1) / BlockSize * BlockSize
+	slack := max(budget/8, 4<<20)
+	a := &arena{limit: budget + slack, collect: budget + slack/2, freed: make(chan struct{}, 1)}
+	// A class must do for as many blocks as fit into memory, and its smallest block takes a quarter of a slot.
+	a.span = 4 * ((a.limit + BlockSize - 1) / BlockSize * BlockSize)
 	fd, err := unix.MemfdCreate("segue-blocks", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil
@@ -72,8 +73,6 @@ func punch(fd int, offset, n int64) error {
 	}
 }
 
-func pages(n int) int64 { return (int64(n) + 4095) &^ 4095 }
-
 // alloc returns a block of n bytes. It lies in the heap when a is nil, or full of blocks that readers still hold.
 func (a *arena) alloc(n int) *Block {
 	if a == nil || n == 0 {
@@ -83,8 +82,8 @@ func (a *arena) alloc(n int) *Block {
 	for slotSizes[class] < int64(n) {
 		class++
 	}
-	for try := range 3 {
-		slot, ok := a.take(class, pages(n), try)
+	for range 3 {
+		slot, ok := a.take(class, pages(n))
 		if !ok {
 			continue
 		}
@@ -97,21 +96,18 @@ func (a *arena) alloc(n int) *Block {
 }
 
 // take finds a slot. Without one, it waits for a collection.
-func (a *arena) take(class int, size int64, try int) (int32, bool) {
+func (a *arena) take(class int, size int64) (int32, bool) {
 	a.mu.Lock()
 	s := &a.classes[class]
 	room := a.used+size <= a.limit && (len(s.free) > 0 || int64(s.fresh+1)*slotSizes[class] <= a.span)
-	if (!room || a.used+size > a.collect) && !a.running {
-		a.running, a.done = true, make(chan struct{})
+	if (!room || a.used+size > a.collect) && a.done == nil {
+		a.done = make(chan struct{})
 		go a.gc(a.done)
 	}
 	if !room {
 		done := a.done
 		a.mu.Unlock()
 		<-done
-		if try > 0 {
-			time.Sleep(time.Millisecond) // cleanups run after the collection, by themselves
-		}
 		return 0, false
 	}
 	a.used += size
@@ -125,12 +121,23 @@ func (a *arena) take(class int, size int64, try int) (int32, bool) {
 	return slot, true
 }
 
-// gc collects: the heap is small, blocks are not in it.
+// gc collects, which is cheap: blocks are not in the heap, and little else is. Cleanups run some time after the
+// collection, by themselves: it waits for those that are due.
 func (a *arena) gc(done chan struct{}) {
 	runtime.GC()
-	a.mu.Lock()
-	a.running = false
-	a.mu.Unlock()
+	for quiet := false; !quiet; {
+		select {
+		case <-a.freed:
+		case <-time.After(2 * time.Millisecond):
+			quiet = true
+		}
+		a.mu.Lock()
+		quiet = quiet || a.used < a.collect
+		if quiet {
+			a.done = nil
+		}
+		a.mu.Unlock()
+	}
 	close(done)
 }
 
@@ -147,4 +154,8 @@ func (a *arena) release(f freed) {
 	a.classes[f.class].free = append(a.classes[f.class].free, f.slot)
 	a.used -= f.size
 	a.mu.Unlock()
+	select {
+	case a.freed <- struct{}{}:
+	default:
+	}
 }

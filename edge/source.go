@@ -71,6 +71,17 @@ type Block struct {
 	offset int64
 }
 
+// cost is the memory that b takes, in bytes.
+func (b *Block) cost() int64 {
+	if b.file != 0 {
+		return pages(len(b.Bytes))
+	}
+	return int64(len(b.Bytes))
+}
+
+// pages rounds up to whole pages.
+func pages(n int) int64 { return (int64(n) + 4095) &^ 4095 }
+
 // Piece is one whole block, its number in its object, and where it came from.
 type Piece struct {
 	N     uint32

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileFrom is the size in bytes from which a piece goes by sendfile. Below, one writev of header and bytes is cheaper
-// than two calls: measured by BenchmarkSend.
-const fileFrom = 48 << 10
+// fileFrom is the size in bytes from which a piece goes by sendfile. Below, one writev of head and bytes costs no more
+// than two calls and leaves the pages alone; docs/performance.md, "Edge".
+const fileFrom = 96 << 10
 
 // outgoing is what one send has yet to send: first vec, then left bytes of file from offset on.
 type outgoing struct {
