@@ -121,6 +121,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		Concurrency:           200_000,
 		CloseOnShutdown:       true,
 		LazyRequestTime:       true,
+		MaxIdleWorkerDuration: time.Second, // goroutines whose connection was parked
 		ConnState:             idle, // timeouts are the transport's business
 		Logger:                quiet{log},
 	}
