@@ -122,7 +122,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		CloseOnShutdown:       true,
 		LazyRequestTime:       true,
 		MaxIdleWorkerDuration: time.Second, // goroutines whose connection was parked
-		ConnState:             idle, // timeouts are the transport's business
+		ConnState:             idle,        // timeouts are the transport's business
 		Logger:                quiet{log},
 	}
 	reg.MustRegister(&e.conns)

@@ -79,16 +79,28 @@ func BenchmarkMemoryGet(b *testing.B) {
 	})
 }
 
-// BenchmarkMemoryFill is a block of 64 KiB that comes and another that leaves, its bytes written.
+// BenchmarkMemoryFill is a block that comes and another that leaves, its bytes written: written over in place, or on new
+// pages because the old block left by sendfile, or in the heap.
 func BenchmarkMemoryFill(b *testing.B) {
-	m := NewMemory(256 << 20)
-	src := make([]byte, 64<<10)
-	b.SetBytes(64 << 10)
-	b.ReportAllocs()
-	for k := 0; b.Loop(); k++ {
-		block := m.Alloc(64 << 10)
-		copy(block.Bytes, src)
-		m.Put(BlockKey{objectID(k), uint32(k >> 24)}, block)
+	for _, kind := range []string{"warm", "sent", "heap"} {
+		for _, size := range []int{64 << 10, 256 << 10} {
+			b.Run(fmt.Sprintf("%s/%dKiB", kind, size>>10), func(b *testing.B) {
+				m := NewMemory(256 << 20)
+				if kind == "heap" {
+					m.arena = nil
+				}
+				src := make([]byte, size)
+				b.SetBytes(int64(size))
+				for k := 0; b.Loop(); k++ {
+					block := m.Alloc(size)
+					copy(block.Bytes, src)
+					if kind == "sent" && block.place != nil {
+						block.place.sent.Store(true)
+					}
+					m.Put(BlockKey{objectID(k), uint32(k >> 24)}, block)
+				}
+			})
+		}
 	}
 }
 

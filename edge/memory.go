@@ -36,6 +36,21 @@ type memoryNode struct {
 	visited atomic.Bool
 }
 
+// place is where a block lies in an arena.
+type place struct {
+	file   int // descriptor
+	offset int64
+	slot   slot
+	sent   atomic.Bool // by sendfile
+}
+
+// slot is a part of an arena, and how many bytes of memory are in it.
+type slot struct {
+	class int
+	index int32
+	size  int64
+}
+
 // NewMemory makes a cache of at most budget bytes of blocks; at least one block.
 func NewMemory(budget int64) *Memory {
 	m := &Memory{budget: max(budget, BlockSize)}

@@ -59,10 +59,13 @@ func TestMemoryStaysInBudget(t *testing.T) {
 					n = 1 + rng.IntN(8<<10)
 				}
 				b := m.Alloc(n)
-				if b.file == 0 {
+				if b.place == nil {
 					heap.Add(1)
 				}
 				mark := byte(i)
+				if b.place != nil && i%5 == 0 {
+					b.place.sent.Store(true)
+				}
 				b.Bytes[0] = mark
 				for k := 1; k < n; k *= 2 {
 					copy(b.Bytes[k:], b.Bytes[:k])

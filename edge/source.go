@@ -66,14 +66,13 @@ type Want struct {
 // block was handed on. Keep the *Block for as long as Bytes is used, not the slice alone: the bytes may lie outside
 // Go's heap, and go with the last *Block.
 type Block struct {
-	Bytes  []byte
-	file   int // descriptor of a memory file that has Bytes at offset; 0: they are in Go's heap
-	offset int64
+	Bytes []byte
+	place *place // nil: Bytes are in Go's heap
 }
 
 // cost is the memory that b takes, in bytes.
 func (b *Block) cost() int64 {
-	if b.file != 0 {
+	if b.place != nil {
 		return pages(len(b.Bytes))
 	}
 	return int64(len(b.Bytes))
