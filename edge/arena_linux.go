@@ -184,7 +184,7 @@ func (a *arena) gc(done chan struct{}) {
 
 // release is the end of a block.
 func (a *arena) release(p *place) {
-	sent := p.sent.Load()
+	sent := p.sent()
 	if sent {
 		punch(a.fd, p.offset, p.slot.size)
 	}

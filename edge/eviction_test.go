@@ -95,7 +95,7 @@ func BenchmarkMemoryFill(b *testing.B) {
 					block := m.Alloc(size)
 					copy(block.Bytes, src)
 					if kind == "sent" && block.place != nil {
-						block.place.sent.Store(true)
+						block.place.large.Store(fileAfter + 1)
 					}
 					m.Put(BlockKey{objectID(k), uint32(k >> 24)}, block)
 				}

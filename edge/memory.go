@@ -41,8 +41,25 @@ type place struct {
 	file   int // descriptor
 	offset int64
 	slot   slot
-	sent   atomic.Bool // by sendfile
+	large  atomic.Int32 // large replies from it, up to fileAfter+1
 }
+
+// fileAfter is how many large replies leave a block by writev before the others leave by sendfile. A block that was sent
+// costs its pages when it is evicted, and taking new ones is worth some dozen replies: what is read once or twice and
+// leaves is not to pay that. docs/performance.md, "Edge".
+const fileAfter = 16
+
+// byFile says that a large reply is to leave by sendfile, and remembers it.
+func (p *place) byFile() bool {
+	n := p.large.Load()
+	if n <= fileAfter {
+		n = p.large.Add(1)
+	}
+	return n > fileAfter
+}
+
+// sent says that a reply left by sendfile: a socket may hold on to the pages.
+func (p *place) sent() bool { return p.large.Load() > fileAfter }
 
 // slot is a part of an arena, and how many bytes of memory are in it.
 type slot struct {

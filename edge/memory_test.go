@@ -64,7 +64,7 @@ func TestMemoryStaysInBudget(t *testing.T) {
 				}
 				mark := byte(i)
 				if b.place != nil && i%5 == 0 {
-					b.place.sent.Store(true)
+					b.place.large.Store(fileAfter + 1)
 				}
 				b.Bytes[0] = mark
 				for k := 1; k < n; k *= 2 {

@@ -127,11 +127,8 @@ func (b *body) Piece(limit int64) (transport.Piece, error) {
 		return transport.Piece{}, err
 	}
 	p := transport.Piece{Bytes: part}
-	if at := b.block.place; at != nil && len(part) >= fileFrom {
+	if at := b.block.place; at != nil && len(part) >= fileFrom && at.byFile() {
 		p.File, p.Offset = at.file, at.offset+int64(b.at-len(part))
-		if !at.sent.Load() {
-			at.sent.Store(true)
-		}
 	}
 	return p, nil
 }
