@@ -1,6 +1,9 @@
 package transport
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Sweep lets n ticks pass at once.
 func (l *Listener) Sweep(n int) {
@@ -15,3 +18,6 @@ const SlowTicks = int(slowTicks)
 func SameNetwork(a, b string) bool {
 	return network(netip.MustParseAddr(a)) == network(netip.MustParseAddr(b))
 }
+
+// Recheck makes the next handshake look at the files.
+func (f *Files) Recheck() { f.looked = time.Time{} }
