@@ -81,13 +81,11 @@ type ACME struct {
 	Dir       string   // keeps account and certificates, mode 0700
 	Email     string   // for the authority; may be empty
 	Directory string   // URL; empty: Let's Encrypt
-	Client    *acme.Client
 }
 
 // Config is for Config.TLS. Certificates are fetched at the first handshake and renewed in time.
 func (a ACME) Config() *tls.Config {
-	client := cmp.Or(a.Client, &acme.Client{})
-	client.DirectoryURL = cmp.Or(a.Directory, acme.LetsEncryptURL)
+	client := &acme.Client{DirectoryURL: cmp.Or(a.Directory, acme.LetsEncryptURL)}
 	m := &autocert.Manager{Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(a.Dir), HostPolicy: autocert.HostWhitelist(a.Hosts...), Email: a.Email, Client: client}
 	return &tls.Config{GetCertificate: m.GetCertificate, NextProtos: []string{"http/1.1", acme.ALPNProto}, MinVersion: tls.VersionTLS12}
 }
