@@ -12,28 +12,31 @@ import (
 // arena holds blocks outside Go's heap, in a memory file (memfd_create(2)) that is mapped once: the collector never
 // looks at them, and a reply can leave by sendfile(2) without a copy.
 //
-// A slot is given back when the last reference to its *Block is gone, and its pages are released by a hole in the file
-// before anybody else gets it: pages that a socket still has to send keep their old content and go when they are sent.
-// Writing over a slot in place would change replies under way.
+// A slot is given back when the last reference to its *Block is gone. If it never left by sendfile it is warm: the next
+// block is written over it, with no page fault. Otherwise its pages are released by a hole in the file before anybody
+// else gets it: pages that a socket, ours or the peer's on this machine, still has to hand on keep their old content
+// and go when they are read. Writing over them in place would change replies under way.
 type arena struct {
 	file    *os.File // owns fd
 	fd      int
 	mem     []byte
 	span    int64 // bytes of address space of each class; memory is taken only where it is written
-	limit   int64 // bytes of slots given out at once, in whole pages
+	limit   int64 // bytes of slots at once, warm ones included, in whole pages
 	collect int64 // from here on a collection is asked for: what was evicted is not noticed as free otherwise
 
 	mu      sync.Mutex // guards the fields below
-	used    int64
+	used    int64      // bytes of memory in slots
+	warm    int64      // of them in warm slots
 	classes [len(slotSizes)]slots
-	running bool          // a collection is under way
-	done    chan struct{} // of it
+	done    chan struct{} // closed when the collection under way has ended; nil: none is
+	freed   chan struct{} // holds one signal that a slot was given back
 }
 
-// slots are the free slots of one class: those given back, and those from fresh on.
+// slots are the free slots of one class: empty ones, those from fresh on, and warm ones, which hold pages.
 type slots struct {
-	free  []int32
+	empty []int32
 	fresh int32
+	warm  []slot
 }
 
 // slotSizes in bytes. A block takes pages, not its slot: the classes only keep page tables dense.
@@ -41,9 +44,10 @@ var slotSizes = [...]int64{4 << 10, 16 << 10, 64 << 10, BlockSize}
 
 // newArena makes an arena for a cache of budget bytes, or nil where the system has no memory files.
 func newArena(budget int64) *arena {
-	slack := max(budget/10, 4<<20)
-	a := &arena{limit: budget + slack, collect: budget + slack/2}
-	a.span = (a.limit + BlockSize - 1) / BlockSize * BlockSize
+	slack := max(budget/8, 4<<20)
+	a := &arena{limit: budget + slack, collect: budget + slack/2, freed: make(chan struct{}, 1)}
+	// A class must do for as many blocks as fit into memory, and its smallest block takes a quarter of a slot.
+	a.span = 4 * ((a.limit + BlockSize - 1) / BlockSize * BlockSize)
 	fd, err := unix.MemfdCreate("segue-blocks", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil
@@ -72,8 +76,6 @@ func punch(fd int, offset, n int64) error {
 	}
 }
 
-func pages(n int) int64 { return (int64(n) + 4095) &^ 4095 }
-
 // alloc returns a block of n bytes. It lies in the heap when a is nil, or full of blocks that readers still hold.
 func (a *arena) alloc(n int) *Block {
 	if a == nil || n == 0 {
@@ -83,68 +85,121 @@ func (a *arena) alloc(n int) *Block {
 	for slotSizes[class] < int64(n) {
 		class++
 	}
-	for try := range 3 {
-		slot, ok := a.take(class, pages(n), try)
+	for range 3 {
+		s, ok := a.take(class, pages(n))
 		if !ok {
 			continue
 		}
-		at := int64(class)*a.span + int64(slot)*slotSizes[class]
-		b := &Block{Bytes: a.mem[at : at+int64(n) : at+int64(n)], file: a.fd, offset: at}
-		runtime.AddCleanup(b, a.release, freed{class, slot, pages(n)})
+		p := &place{file: a.fd, offset: a.offset(s), slot: s}
+		switch {
+		case s.size == 0: // one call for all pages instead of a fault for each; an old kernel has the faults
+			unix.Madvise(a.mem[p.offset:p.offset+pages(n)], unix.MADV_POPULATE_WRITE)
+		case s.size > pages(n):
+			punch(a.fd, p.offset+pages(n), s.size-pages(n))
+		}
+		p.slot.size = pages(n)
+		b := &Block{Bytes: a.mem[p.offset : p.offset+int64(n) : p.offset+int64(n)], place: p}
+		runtime.AddCleanup(b, a.release, p)
 		return b
 	}
 	return &Block{Bytes: make([]byte, n)}
 }
 
-// take finds a slot. Without one, it waits for a collection.
-func (a *arena) take(class int, size int64, try int) (int32, bool) {
+func (a *arena) offset(s slot) int64 {
+	return int64(s.class)*a.span + int64(s.index)*slotSizes[s.class]
+}
+
+// take finds a slot for size bytes, with the size that it holds already. Without one, it waits for a collection.
+func (a *arena) take(class int, size int64) (got slot, ok bool) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	s := &a.classes[class]
-	room := a.used+size <= a.limit && (len(s.free) > 0 || int64(s.fresh+1)*slotSizes[class] <= a.span)
-	if (!room || a.used+size > a.collect) && !a.running {
-		a.running, a.done = true, make(chan struct{})
+	if k := len(s.warm); k > 0 && s.warm[k-1].size >= size {
+		got, s.warm = s.warm[k-1], s.warm[:k-1]
+		a.warm -= got.size
+		a.used -= got.size - size
+		return got, true
+	}
+	for a.used+size > a.limit && a.warm > 0 {
+		a.cool()
+	}
+	room := a.used+size <= a.limit && (len(s.empty) > 0 || int64(s.fresh+1)*slotSizes[class] <= a.span)
+	if (!room || a.used-a.warm+size > a.collect) && a.done == nil {
+		a.done = make(chan struct{})
 		go a.gc(a.done)
 	}
 	if !room {
 		done := a.done
 		a.mu.Unlock()
 		<-done
-		if try > 0 {
-			time.Sleep(time.Millisecond) // cleanups run after the collection, by themselves
-		}
-		return 0, false
+		a.mu.Lock()
+		return got, false
 	}
 	a.used += size
-	slot := s.fresh
-	if k := len(s.free); k > 0 {
-		slot, s.free = s.free[k-1], s.free[:k-1]
+	got = slot{class: class, index: s.fresh}
+	if k := len(s.empty); k > 0 {
+		got.index, s.empty = s.empty[k-1], s.empty[:k-1]
 	} else {
 		s.fresh++
 	}
-	a.mu.Unlock()
-	return slot, true
+	return got, true
 }
 
-// gc collects: the heap is small, blocks are not in it.
+// cool empties a warm slot of the class that holds most; a.mu is held.
+func (a *arena) cool() {
+	most := 0
+	for i := range a.classes {
+		if int64(len(a.classes[i].warm))*slotSizes[i] > int64(len(a.classes[most].warm))*slotSizes[most] {
+			most = i
+		}
+	}
+	s := &a.classes[most]
+	cold := s.warm[len(s.warm)-1]
+	s.warm = s.warm[:len(s.warm)-1]
+	punch(a.fd, a.offset(cold), cold.size)
+	s.empty = append(s.empty, cold.index)
+	a.used -= cold.size
+	a.warm -= cold.size
+}
+
+// gc collects, which is cheap: blocks are not in the heap, and little else is. Cleanups run some time after the
+// collection, by themselves: it waits for those that are due.
 func (a *arena) gc(done chan struct{}) {
 	runtime.GC()
-	a.mu.Lock()
-	a.running = false
-	a.mu.Unlock()
+	for quiet := false; !quiet; {
+		select {
+		case <-a.freed:
+		case <-time.After(2 * time.Millisecond):
+			quiet = true
+		}
+		a.mu.Lock()
+		quiet = quiet || a.used-a.warm < a.collect
+		if quiet {
+			a.done = nil
+		}
+		a.mu.Unlock()
+	}
 	close(done)
 }
 
-type freed struct {
-	class int
-	slot  int32
-	size  int64
-}
-
 // release is the end of a block.
-func (a *arena) release(f freed) {
-	punch(a.fd, int64(f.class)*a.span+int64(f.slot)*slotSizes[f.class], f.size)
+func (a *arena) release(p *place) {
+	sent := p.sent()
+	if sent {
+		punch(a.fd, p.offset, p.slot.size)
+	}
 	a.mu.Lock()
-	a.classes[f.class].free = append(a.classes[f.class].free, f.slot)
-	a.used -= f.size
+	s := &a.classes[p.slot.class]
+	if sent {
+		s.empty = append(s.empty, p.slot.index)
+		a.used -= p.slot.size
+	} else {
+		s.warm = append(s.warm, p.slot)
+		a.warm += p.slot.size
+	}
 	a.mu.Unlock()
+	select {
+	case a.freed <- struct{}{}:
+	default:
+	}
 }

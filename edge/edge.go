@@ -21,17 +21,18 @@ import (
 
 // Config is what one edge is.
 type Config struct {
-	Name        string        // in Cache-Status: [a-z0-9-]+; default segue
-	Listen      string        // host:port
-	Memory      int64         // bytes of blocks in memory; default 256 MiB
-	DiskDir     string        // empty: no disk tier
-	DiskSize    int64         // bytes of blocks on disk; default 4 GiB
-	Routes      []*Route      // at least one
-	Tokens      bool          // protected objects need a token; without, everything is public
-	FillTimeout time.Duration // for one run of blocks from the origin; default 2 min
-	FirstByte   time.Duration // until the first block is there; default 15 s
-	DrainFor    time.Duration // after the end was asked for, while /readyz says 503; default 0
-	Transport   transport.Config
+	Name        string           // in Cache-Status: [a-z0-9-]+; default segue
+	Listen      string           // host:port
+	Memory      int64            // bytes of blocks in memory; default 256 MiB
+	DiskDir     string           // empty: no disk tier
+	DiskSize    int64            // bytes of blocks on disk; default 4 GiB
+	Routes      []*Route         // at least one
+	Tokens      bool             // protected objects need a token; without, everything is public
+	FillTimeout time.Duration    // for one run of blocks from the origin; default 2 min
+	FirstByte   time.Duration    // until the first block is there; default 15 s
+	DrainFor    time.Duration    // after the end was asked for, while /readyz says 503; default 0
+	Listeners   int              // on the one address, with SO_REUSEPORT; default 1
+	Transport   transport.Config // limits and TLS
 }
 
 // Route maps the part of the URL space below Prefix to one origin.
@@ -129,7 +130,8 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		Concurrency:           200_000,
 		CloseOnShutdown:       true,
 		LazyRequestTime:       true,
-		ConnState:             idle, // timeouts are the transport's business
+		MaxIdleWorkerDuration: time.Second, // goroutines whose connection was parked
+		ConnState:             idle,        // timeouts are the transport's business
 		Logger:                quiet{log},
 	}
 	reg.MustRegister(&e.conns)
@@ -161,16 +163,20 @@ func (e *Edge) Counters() Counters {
 
 // Run serves until ctx ends, then drains: /readyz first, then open requests, then fills.
 func (e *Edge) Run(ctx context.Context, ready func()) error {
-	ln, err := serve.Listen(e.cfg.Listen)
+	lns, err := transport.Listen(e.cfg.Listen, e.cfg.Listeners)
 	if err != nil {
-		return err
+		return serve.Setupf("listen on %s: %w; free the port or choose another address", e.cfg.Listen, err)
 	}
-	return e.Serve(ctx, ln, ready)
+	return e.serve(ctx, lns, ready)
 }
 
 // Serve is Run on a listener of the caller's.
 func (e *Edge) Serve(ctx context.Context, ln net.Listener, ready func()) error {
-	l, err := transport.New(e.cfg.Transport, ln)
+	return e.serve(ctx, []net.Listener{ln}, ready)
+}
+
+func (e *Edge) serve(ctx context.Context, lns []net.Listener, ready func()) error {
+	l, err := transport.New(e.cfg.Transport, lns...)
 	if err != nil {
 		return err
 	}

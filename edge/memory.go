@@ -1,25 +1,31 @@
 package edge
 
 import (
+	"encoding/binary"
 	"sync"
 	"sync/atomic"
 )
 
-// Memory keeps blocks within a budget of bytes, in shards. Eviction is SIEVE (Zhang et al., NSDI 2024): a hit only
-// sets a bit, so the hot path takes a read lock and moves nothing; a block seen once leaves before one that was hit.
+// Memory keeps blocks within a budget of bytes. Eviction is SIEVE (Zhang et al., NSDI 2024): a hit only sets a bit, and a
+// block seen once leaves before one that was hit. A Get takes a shared lock of one of many tables and moves nothing; the
+// queue is one for all, so that neither budget nor order suffers from being split: filling is rare beside reading.
+// docs/performance.md compares it with LRU, S3-FIFO and W-TinyLFU.
 type Memory struct {
-	shards []memoryShard
+	tables [64]memoryTable
 	arena  *arena // nil: blocks lie in Go's heap
-}
 
-type memoryShard struct {
-	mu     sync.RWMutex // guards the fields below; visited is atomic
-	blocks map[BlockKey]*memoryNode
-	head   *memoryNode // newest
+	mu     sync.Mutex // guards the fields below, and is taken before a table's
+	head   *memoryNode
 	tail   *memoryNode // oldest
 	hand   *memoryNode
 	used   int64
 	budget int64
+}
+
+type memoryTable struct {
+	mu     sync.RWMutex // guards blocks
+	blocks map[BlockKey]*memoryNode
+	_      [32]byte // a cache line of its own
 }
 
 type memoryNode struct {
@@ -30,32 +36,62 @@ type memoryNode struct {
 	visited atomic.Bool
 }
 
-// Alloc returns a block of n bytes to be filled; nobody else has it yet.
-func (m *Memory) Alloc(n int) *Block { return m.arena.alloc(n) }
+// place is where a block lies in an arena.
+type place struct {
+	file   int // descriptor
+	offset int64
+	slot   slot
+	large  atomic.Int32 // large replies from it, up to fileAfter+1
+}
+
+// fileAfter is how many large replies leave a block by writev before the others leave by sendfile. A block that was sent
+// costs its pages when it is evicted, and taking new ones is worth some dozen replies: what is read once or twice and
+// leaves is not to pay that. docs/performance.md, "Edge".
+const fileAfter = 16
+
+// byFile says that a large reply is to leave by sendfile, and remembers it.
+func (p *place) byFile() bool {
+	n := p.large.Load()
+	if n <= fileAfter {
+		n = p.large.Add(1)
+	}
+	return n > fileAfter
+}
+
+// sent says that a reply left by sendfile: a socket may hold on to the pages.
+func (p *place) sent() bool { return p.large.Load() > fileAfter }
+
+// slot is a part of an arena, and how many bytes of memory are in it.
+type slot struct {
+	class int
+	index int32
+	size  int64
+}
 
 // NewMemory makes a cache of at most budget bytes of blocks; at least one block.
 func NewMemory(budget int64) *Memory {
-	n := max(1, min(64, budget/(16*BlockSize))) // a shard of few blocks evicts badly
-	m := &Memory{shards: make([]memoryShard, n), arena: newArena(budget)}
-	for i := range m.shards {
-		m.shards[i].blocks = map[BlockKey]*memoryNode{}
-		m.shards[i].budget = max(budget/n, BlockSize)
+	m := &Memory{budget: max(budget, BlockSize)}
+	m.arena = newArena(m.budget)
+	for i := range m.tables {
+		m.tables[i].blocks = map[BlockKey]*memoryNode{}
 	}
 	return m
 }
 
-func (m *Memory) shard(k BlockKey) *memoryShard {
-	// The object's id is a hash already; the block number spreads one object over shards.
-	h := uint64(k.Object[0]) | uint64(k.Object[1])<<8 | uint64(k.Object[2])<<16
-	return &m.shards[(h+uint64(k.Block))%uint64(len(m.shards))]
+// Alloc returns a block of n bytes to be filled; nobody else has it yet.
+func (m *Memory) Alloc(n int) *Block { return m.arena.alloc(n) }
+
+func (m *Memory) table(k BlockKey) *memoryTable {
+	// The object's id is a hash already; the block number spreads one object over the tables.
+	return &m.tables[(binary.LittleEndian.Uint32(k.Object[:])+k.Block)%uint32(len(m.tables))]
 }
 
 // Get returns a shared block, or nil.
 func (m *Memory) Get(k BlockKey) *Block {
-	s := m.shard(k)
-	s.mu.RLock()
-	n := s.blocks[k]
-	s.mu.RUnlock()
+	t := m.table(k)
+	t.mu.RLock()
+	n := t.blocks[k]
+	t.mu.RUnlock()
 	if n == nil {
 		return nil
 	}
@@ -67,63 +103,64 @@ func (m *Memory) Get(k BlockKey) *Block {
 
 // Put keeps a block. It returns how many blocks left for it.
 func (m *Memory) Put(k BlockKey, b *Block) (evicted int) {
-	size := int64(len(b.Bytes))
-	s := m.shard(k)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.blocks[k] != nil || size > s.budget {
+	size := b.cost()
+	t := m.table(k)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t.blocks[k] != nil || size > m.budget { // tables change only under m.mu
 		return 0
 	}
-	for s.used+size > s.budget {
-		s.evict()
+	for m.used+size > m.budget {
+		m.evict()
 		evicted++
 	}
-	n := &memoryNode{key: k, block: b, older: s.head}
-	if s.head != nil {
-		s.head.newer = n
+	n := &memoryNode{key: k, block: b, older: m.head}
+	if m.head != nil {
+		m.head.newer = n
 	}
-	s.head = n
-	if s.tail == nil {
-		s.tail = n
+	m.head = n
+	if m.tail == nil {
+		m.tail = n
 	}
-	s.blocks[k] = n
-	s.used += size
+	m.used += size
+	t.mu.Lock()
+	t.blocks[k] = n
+	t.mu.Unlock()
 	return evicted
 }
 
 // evict removes the first block at or before the hand, towards newer ones, that was not hit since the hand passed.
-func (s *memoryShard) evict() {
-	n := s.hand
+func (m *Memory) evict() {
+	n := m.hand
 	if n == nil {
-		n = s.tail
+		n = m.tail
 	}
 	for n.visited.Swap(false) {
 		if n = n.newer; n == nil {
-			n = s.tail
+			n = m.tail
 		}
 	}
-	s.hand = n.newer
+	m.hand = n.newer
 	if n.newer != nil {
 		n.newer.older = n.older
 	} else {
-		s.head = n.older
+		m.head = n.older
 	}
 	if n.older != nil {
 		n.older.newer = n.newer
 	} else {
-		s.tail = n.newer
+		m.tail = n.newer
 	}
-	delete(s.blocks, n.key)
-	s.used -= int64(len(n.block.Bytes))
+	m.used -= n.block.cost()
+	t := m.table(n.key)
+	t.mu.Lock()
+	delete(t.blocks, n.key)
+	t.mu.Unlock()
 }
 
 // Used is the number of bytes held.
-func (m *Memory) Used() (n int64) {
-	for i := range m.shards {
-		s := &m.shards[i]
-		s.mu.RLock()
-		n += s.used
-		s.mu.RUnlock()
-	}
-	return n
+func (m *Memory) Used() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.used
 }

@@ -37,6 +37,10 @@ type fetch struct {
 	cancel context.CancelFunc
 }
 
+// fileFrom is the size in bytes from which a piece goes by sendfile. Below, one writev of head and bytes costs no more
+// than two calls, and leaves the block's pages to be used again; docs/performance.md, "Edge".
+const fileFrom = 96 << 10
+
 var bodies = sync.Pool{New: func() any { return new(body) }}
 
 // open fetches the first block, so that a failure can still become a status, and returns the tier it came from.
@@ -122,7 +126,11 @@ func (b *body) Piece(limit int64) (transport.Piece, error) {
 	if err != nil {
 		return transport.Piece{}, err
 	}
-	return transport.Piece{Bytes: part, File: b.block.file, Offset: b.block.offset + int64(b.at-len(part))}, nil
+	p := transport.Piece{Bytes: part}
+	if at := b.block.place; at != nil && len(part) >= fileFrom && at.byFile() {
+		p.File, p.Offset = at.file, at.offset+int64(b.at-len(part))
+	}
+	return p, nil
 }
 
 // WriteTo sends whole blocks without a copy. On a Conn of ours, w is a buffer with the head of the reply in it: the

@@ -42,10 +42,20 @@ type Want struct {
 // block was handed on. Keep the *Block for as long as Bytes is used, not the slice alone: the bytes may lie outside
 // Go's heap, and go with the last *Block.
 type Block struct {
-	Bytes  []byte
-	file   int // descriptor of a memory file that has Bytes at offset; 0: they are in Go's heap
-	offset int64
+	Bytes []byte
+	place *place // nil: Bytes are in Go's heap
 }
+
+// cost is the memory that b takes, in bytes.
+func (b *Block) cost() int64 {
+	if b.place != nil {
+		return pages(len(b.Bytes))
+	}
+	return int64(len(b.Bytes))
+}
+
+// pages rounds up to whole pages.
+func pages(n int) int64 { return (int64(n) + 4095) &^ 4095 }
 
 // Piece is one whole block, its number in its object, and where it came from.
 type Piece struct {

@@ -10,11 +10,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
 	"segue/edge"
 	"segue/edge/fleet"
+	"segue/edge/transport"
 	"segue/internal/serve"
 	"segue/origin/dirstore"
 	"segue/origin/s3store"
@@ -43,6 +45,16 @@ type cli struct {
 	Drain       time.Duration    `help:"How long /readyz says no before the end, for load balancers to notice." default:"0s"`
 	LogLevel    slog.Level       `help:"Least level logged: debug, info, warn, error." default:"info" placeholder:"LEVEL"`
 	LogJSON     bool             `help:"Log as JSON." name:"log-json"`
+
+	TLSCert       string   `help:"Certificate in PEM, with its chain; read again when it changes." name:"tls-cert" type:"path" placeholder:"FILE" group:"TLS"`
+	TLSKey        string   `help:"Its key." name:"tls-key" type:"path" placeholder:"FILE" group:"TLS"`
+	ACMEHost      []string `help:"Get certificates for this name by ACME (TLS-ALPN-01; players must reach the edge at port 443). Repeatable." name:"acme-host" placeholder:"NAME" group:"TLS"`
+	ACMEDir       string   `help:"Folder for the account and certificates of ACME." name:"acme-dir" default:"./segue-edge-acme" type:"path" group:"TLS"`
+	ACMEEmail     string   `help:"Where the authority writes to." name:"acme-email" group:"TLS"`
+	ACMEDirectory string   `help:"Directory of another authority than Let's Encrypt." name:"acme-directory" placeholder:"URL" group:"TLS"`
+	MaxConns      int      `help:"Connections at once." default:"200000" group:"Limits"`
+	MaxPerAddress int      `help:"Connections at once of one IPv4 address or IPv6 /64; 0: no limit." default:"0" group:"Limits"`
+	Listeners     int      `help:"Listeners on the address, with SO_REUSEPORT; 0: one for each processor." default:"1" group:"Limits"`
 
 	Control       string `help:"Control plane to join; protected objects need its tokens then. Empty: no fleet, everything is public." placeholder:"URL" group:"Fleet"`
 	Name          string `help:"Name in the fleet and in Cache-Status: lower-case letters, digits, dashes." default:"segue" group:"Fleet"`
@@ -74,10 +86,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	conns, err := c.transport(log)
+	if err != nil {
+		return err
+	}
+	listeners := c.Listeners
+	if listeners == 0 {
+		listeners = runtime.GOMAXPROCS(0)
+	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	e, err := edge.New(edge.Config{Name: c.Name, Listen: c.Listen, Memory: int64(c.Memory), DiskDir: c.Disk, DiskSize: int64(c.DiskSize), Routes: routes,
-		Tokens: c.Control != "", DrainFor: c.Drain}, log, reg)
+		Tokens: c.Control != "", DrainFor: c.Drain, Listeners: listeners, Transport: conns}, log, reg)
 	if err != nil {
 		return serve.SetupError{Err: err}
 	}
@@ -92,7 +112,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if c.Control != "" {
 		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version}
 		if cfg.PublicURL == "" {
-			cfg.PublicURL = "http://" + c.Listen
+			scheme := "http://"
+			if conns.TLS != nil {
+				scheme = "https://"
+			}
+			cfg.PublicURL = scheme + c.Listen
 		}
 		if c.JoinTokenFile != "" {
 			b, err := os.ReadFile(c.JoinTokenFile)
@@ -115,6 +139,26 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return nil
 	}})
 	return serve.Run(ctx, log, parts...)
+}
+
+// transport is what the flags say about connections.
+func (c *cli) transport(log *slog.Logger) (transport.Config, error) {
+	t := transport.Config{MaxConns: c.MaxConns, MaxPerAddr: c.MaxPerAddress}
+	switch {
+	case len(c.ACMEHost) > 0 && c.TLSCert+c.TLSKey != "":
+		return t, serve.Setupf("give --acme-host or --tls-cert, not both")
+	case len(c.ACMEHost) > 0:
+		t.TLS = transport.ACME{Hosts: c.ACMEHost, Dir: c.ACMEDir, Email: c.ACMEEmail, Directory: c.ACMEDirectory}.Config()
+	case (c.TLSCert == "") != (c.TLSKey == ""):
+		return t, serve.Setupf("--tls-cert and --tls-key go together")
+	case c.TLSCert != "":
+		files, err := transport.OpenFiles(c.TLSCert, c.TLSKey, func(err error) { log.Error("the old certificate stays in use", "err", err) })
+		if err != nil {
+			return t, serve.SetupError{Err: err}
+		}
+		t.TLS = files.Config()
+	}
+	return t, nil
 }
 
 func (c *cli) routes(ctx context.Context) ([]*edge.Route, error) {

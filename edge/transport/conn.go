@@ -67,7 +67,7 @@ type Conn struct {
 // errInterrupted ends a Read that the sweep interrupted. It is temporary for crypto/tls, whose Conn goes on later.
 var errInterrupted error = os.ErrDeadlineExceeded
 
-// Piece is a part of a body: Bytes, which also lie in File from Offset on. File 0: nowhere else.
+// Piece is a part of a body: Bytes, to be sent from where they also lie, File from Offset on. File 0: from Bytes.
 type Piece struct {
 	Bytes  []byte
 	File   int // descriptor
@@ -94,7 +94,7 @@ func (c *Conn) Hold() { c.hold = true }
 // Release ends Hold, and sends what is still kept back.
 func (c *Conn) Release() error {
 	c.hold = false
-	_, err := c.send(Piece{}, false)
+	_, err := c.send(Piece{})
 	return err
 }
 
@@ -151,7 +151,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		c.held = p
 		return len(p), nil
 	}
-	n, err := c.send(Piece{Bytes: p}, false)
+	n, err := c.send(Piece{Bytes: p})
 	return int(n), err
 }
 
@@ -175,7 +175,7 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 			return n, err
 		}
 		limit -= int64(len(p.Bytes))
-		k, err := c.send(p, true)
+		k, err := c.send(p)
 		n += k
 		if limited {
 			lr.N -= k
@@ -190,13 +190,13 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 type writerOnly struct{ io.Writer }
 
 // send sends what is held, then a piece. It returns how much of the piece went out.
-func (c *Conn) send(p Piece, byFile bool) (int64, error) {
+func (c *Conn) send(p Piece) (int64, error) {
 	held := c.held
 	c.held = nil
 	if len(held)+len(p.Bytes) == 0 {
 		return 0, nil
 	}
-	c.out.set(held, p, byFile)
+	c.out.set(held, p)
 	err := c.raw.Write(c.writeRaw)
 	if c.waiting.Load() != waitNothing {
 		c.waiting.Store(waitNothing)

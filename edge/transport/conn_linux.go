@@ -7,10 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileFrom is the size in bytes from which a piece goes by sendfile. Below, one writev of header and bytes is cheaper
-// than two calls: measured by BenchmarkSend.
-const fileFrom = 48 << 10
-
 // outgoing is what one send has yet to send: first vec, then left bytes of file from offset on.
 type outgoing struct {
 	vec    [2]unix.Iovec
@@ -20,10 +16,10 @@ type outgoing struct {
 	done   int64
 }
 
-func (o *outgoing) set(held []byte, p Piece, byFile bool) {
+func (o *outgoing) set(held []byte, p Piece) {
 	*o = outgoing{}
 	o.vec[0] = iovec(held)
-	if byFile && p.File != 0 && len(p.Bytes) >= fileFrom {
+	if p.File != 0 && len(p.Bytes) > 0 {
 		o.file, o.offset, o.left = p.File, p.Offset, int64(len(p.Bytes))
 	} else {
 		o.vec[1] = iovec(p.Bytes)

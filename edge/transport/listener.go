@@ -36,9 +36,11 @@ const (
 	// a tenth of the thinnest rendition, and a header of 8 KiB in 8 s.
 	slowTicks = int64(10 * time.Second / tick)
 	slowBytes = 10 << 10
-	// trimAt is after how many parked connections the memory of their goroutines and buffers goes back to the system.
-	trimAt  = 1000
-	backlog = 256
+	// After so many connections were parked, and so many ticks in which none was, the memory of their goroutines and
+	// buffers goes back to the system. A server where there is always one more to park collects often enough by itself.
+	trimAt    = 1000
+	trimTicks = int64(4 * time.Second / tick)
+	backlog   = 256
 )
 
 // Listener accepts on several listeners at once, and gives out connections that were parked and have a request again.
@@ -61,8 +63,8 @@ type Listener struct {
 	parked  int
 	oldest  *Conn // parked, longest ago
 	newest  *Conn
-	trimmed int64 // tick of the last trim
-	untrim  int   // parked since
+	untrim  int   // parked since memory was given back
+	parkAt  int64 // tick of the last parking
 	poll    *poller
 
 	accepted, refusedTotal, refusedAddr, cutReading, cutWriting, idledOut atomic.Int64
@@ -238,6 +240,7 @@ func (l *Listener) park(c *Conn) bool {
 	l.newest = c
 	l.parked++
 	l.untrim++
+	l.parkAt = l.tick.Load()
 	return true
 }
 
@@ -321,9 +324,9 @@ func (l *Listener) sweep() {
 		c.state.Store(stateIdle)
 		tired = append(tired, c)
 	}
-	trim := l.untrim >= trimAt && now-l.trimmed >= slowTicks
+	trim := l.untrim >= trimAt && now-l.parkAt >= trimTicks
 	if trim {
-		l.untrim, l.trimmed = 0, now
+		l.untrim = 0
 	}
 	l.mu.Unlock()
 	for _, c := range tired {
