@@ -62,7 +62,7 @@ type RequestLog struct {
 	whole   bool
 	sinks   []Sink
 	log     *slog.Logger
-	slots   []slot
+	slots   []logSlot
 	tail    atomic.Uint64 // the next place to fill
 	_       [56]byte      // keep head, which the writer moves, off tail's cache line
 	head    uint64        // the next place to read; the writer's alone
@@ -72,7 +72,7 @@ type RequestLog struct {
 	lost    prometheus.Counter
 }
 
-type slot struct {
+type logSlot struct {
 	turn   atomic.Uint64 // place p may be filled when it is p, read when it is p+1; then it becomes p+len(slots)
 	record Record
 	next   [cmcd.MaxNext]cmcd.Next
@@ -94,7 +94,7 @@ func NewRequestLog(cfg LogConfig, log *slog.Logger, reg prometheus.Registerer, s
 	if cfg.Room < 0 || room > 1<<20 {
 		return nil, fmt.Errorf("a request log has room for 1 to %d records: %w", 1<<20, media.ErrInvalid)
 	}
-	l := &RequestLog{whole: cfg.WholeAddresses, sinks: sinks, log: log, slots: make([]slot, room), wake: make(chan struct{}, 1),
+	l := &RequestLog{whole: cfg.WholeAddresses, sinks: sinks, log: log, slots: make([]logSlot, room), wake: make(chan struct{}, 1),
 		kept:    prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_log_records_total", Help: "Requests recorded."}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_log_dropped_total", Help: "Requests not recorded, because records came faster than they were written."}),
 		lost:    prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_log_lost_total", Help: "Records that a sink could not write."})}
@@ -111,7 +111,7 @@ func (l *RequestLog) Add(r *Record) {
 	if l == nil {
 		return
 	}
-	var s *slot
+	var s *logSlot
 	place := l.tail.Load()
 	for {
 		s = &l.slots[place&uint64(len(l.slots)-1)]
@@ -149,7 +149,7 @@ func coarse(a netip.Addr) netip.Addr {
 	return p.Addr()
 }
 
-func (s *slot) fill(r *Record) {
+func (s *logSlot) fill(r *Record) {
 	s.record = *r
 	to := &s.record
 	to.UserAgent = short(to.UserAgent)
@@ -169,7 +169,7 @@ func (s *slot) fill(r *Record) {
 }
 
 // put copies a text to the slot's own and lets it point there. Texts put before a growth keep the old memory alive.
-func (s *slot) put(t *string) {
+func (s *logSlot) put(t *string) {
 	if *t == "" {
 		return
 	}
