@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 	"unsafe"
 
+	"segue/edge/cmcd"
 	"segue/edge/policy"
 	"segue/media"
 	"segue/media/cat"
@@ -28,6 +28,7 @@ type door struct {
 	source   Source
 	memory   *Memory
 	gate     *gate // nil: no tokens, everything is public
+	log      *RequestLog
 	metrics  *metrics
 	ready    atomic.Bool
 	wait     time.Duration // for the first byte
@@ -37,7 +38,7 @@ type door struct {
 }
 
 const (
-	exposed     = "Accept-Ranges, Age, Cache-Status, Content-Length, Content-Range, Date, ETag, Server-Timing"
+	exposed     = "Accept-Ranges, Age, CTA-Common-Access-Token, Cache-Status, Content-Length, Content-Range, Date, ETag, Server-Timing"
 	maxURL      = 4096
 	tokenFolder = "/t/"
 )
@@ -98,34 +99,34 @@ func (d *door) locate(raw string) (t target, err error) {
 			raw = "/" + raw
 		}
 	}
+	path, query, hasQuery := strings.Cut(raw, "?")
+	if path, err = normalPath(path); err != nil {
+		return t, err
+	}
 	if d.gate != nil {
-		if rest, tokened := strings.CutPrefix(raw, tokenFolder); tokened {
+		if rest, tokened := strings.CutPrefix(path, tokenFolder); tokened {
 			end := strings.IndexByte(rest, '/')
 			if end <= 0 {
 				return t, media.ErrNotFound
 			}
-			t.token, raw = rest[:end], rest[end:]
+			t.token, path = rest[:end], rest[end:]
 		}
 	}
-	if !strings.HasPrefix(raw, "/") {
-		return t, media.ErrInvalid
-	}
-	if t.route = d.routes.find(raw); t.route == nil {
+	if t.route = d.routes.find(path); t.route == nil {
 		return t, media.ErrNotFound
 	}
-	rest := raw[len(t.route.Prefix):]
-	if t.route.http() != nil { // the origin's own names: kept as they are, with their query
-		t.key = rest
+	t.key = path[len(t.route.Prefix):]
+	if t.route.http() != nil { // the origin's own names: with their query, less what the player says of itself
+		if hasQuery {
+			if query = cmcd.Strip(query); query != "" {
+				t.key += "?" + query
+			}
+		}
 		return t, nil
 	}
-	rest, _, _ = strings.Cut(rest, "?")
-	name, err := url.PathUnescape(rest)
+	key, err := objectKey(t.key)
 	if err != nil {
-		return t, media.ErrInvalid
-	}
-	key, err := media.ParseKey(name)
-	if err != nil {
-		return t, media.ErrNotFound
+		return target{}, media.ErrNotFound
 	}
 	t.key = string(key)
 	return t, nil
@@ -135,13 +136,42 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 	begun := time.Now()
 	d.requests.Add(1)
 	t, err := d.locate(raw)
+	play := ""
 	if err == nil && d.gate != nil && media.Key(t.key).Protected() {
-		_, err = d.gate.allow(t.token, &cat.Request{Method: string(ctx.Method()), Key: media.Key(t.key)}, begun)
+		play, err = d.admit(ctx, t, begun)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		d.fail(ctx, err)
-		return
+	case ctx.Response.StatusCode() != http.StatusOK: // a token was renewed by a redirect
+	default:
+		d.serve(ctx, t, begun)
 	}
+	d.record(ctx, t, play, begun)
+}
+
+// admit checks the token of a request, and hands out the one that renews it. It returns the playback that it names.
+func (d *door) admit(ctx *fasthttp.RequestCtx, t target, now time.Time) (play string, err error) {
+	scheme := "http"
+	if ctx.IsTLS() {
+		scheme = "https"
+	}
+	g, err := d.gate.allow(t.token, &cat.Request{Method: borrow(ctx.Method()), Scheme: scheme, Host: borrow(ctx.Host()), Key: media.Key(t.key), Client: clientAddr(ctx)}, now)
+	if r := g.Renewed; err == nil && r.Token != "" {
+		h := &ctx.Response.Header
+		if r.Code != 0 {
+			ctx.SetStatusCode(r.Code)
+			h.Set("Location", tokenFolder+r.Token+strings.TrimPrefix(borrow(ctx.Request.Header.RequestURI()), tokenFolder+t.token))
+			h.Set("Cache-Control", "no-store")
+		} else {
+			h.Set(r.Header, r.Value)
+		}
+	}
+	return g.PlayID, err
+}
+
+// serve answers a GET or HEAD that may be answered.
+func (d *door) serve(ctx *fasthttp.RequestCtx, t target, begun time.Time) {
 	if t.route.http() != nil {
 		d.forward(ctx, t, begun)
 		return

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -21,18 +22,20 @@ import (
 
 // Config is what one edge is.
 type Config struct {
-	Name        string           // in Cache-Status: [a-z0-9-]+; default segue
-	Listen      string           // host:port
-	Memory      int64            // bytes of blocks in memory; default 256 MiB
-	DiskDir     string           // empty: no disk tier
-	DiskSize    int64            // bytes of blocks on disk; default 4 GiB
-	Routes      []*Route         // at least one
-	Tokens      bool             // protected objects need a token; without, everything is public
-	FillTimeout time.Duration    // for one run of blocks from the origin; default 2 min
-	FirstByte   time.Duration    // until the first block is there; default 15 s
-	DrainFor    time.Duration    // after the end was asked for, while /readyz says 503; default 0
-	Listeners   int              // on the one address, with SO_REUSEPORT; default 1
-	Transport   transport.Config // limits and TLS
+	Name        string                  // in Cache-Status: [a-z0-9-]+; default segue
+	Listen      string                  // host:port
+	Memory      int64                   // bytes of blocks in memory; default 256 MiB
+	DiskDir     string                  // empty: no disk tier
+	DiskSize    int64                   // bytes of blocks on disk; default 4 GiB
+	Routes      []*Route                // at least one
+	Tokens      bool                    // protected objects need a token; without, everything is public
+	FillTimeout time.Duration           // for one run of blocks from the origin; default 2 min
+	FirstByte   time.Duration           // until the first block is there; default 15 s
+	DrainFor    time.Duration           // after the end was asked for, while /readyz says 503; default 0
+	Listeners   int                     // on the one address, with SO_REUSEPORT; default 1
+	Transport   transport.Config        // limits and TLS
+	Log         *RequestLog             // of every request; nil: none. Its Run is the caller's
+	Country     func(netip.Addr) string // ISO 3166 code of an address, "" unknown; nil: tokens limited to countries are refused
 }
 
 // Route maps the part of the URL space below Prefix to one origin.
@@ -113,12 +116,16 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	if err != nil {
 		return nil, err
 	}
+	if e.disk != nil {
+		metas.kept = e.disk
+	}
 	e.asks = newExchange(metas, e.fills, cfg.Memory, cfg.FirstByte, m)
-	e.door = &door{name: cfg.Name, routes: rs, metas: metas, exchange: e.asks, source: e.fills, memory: memory, metrics: m, wait: cfg.FirstByte}
+	e.door = &door{name: cfg.Name, routes: rs, metas: metas, exchange: e.asks, source: e.fills, memory: memory, metrics: m, wait: cfg.FirstByte, log: cfg.Log}
 	if cfg.Tokens {
 		if e.door.gate, err = newGate(m); err != nil {
 			return nil, err
 		}
+		e.door.gate.country = cfg.Country
 	}
 	e.server = &fasthttp.Server{
 		Handler:               e.door.handle,

@@ -27,11 +27,41 @@ const negativeFor = 5 * time.Second
 //	id -> Meta        id -> vary(epoch, names)        id + epoch + values of names -> Meta
 type metas struct {
 	cache   *bigcache.BigCache
+	kept    recordStore // of an earlier life too; nil: none
 	hot     hot
 	asking  singleflight.Group
 	timeout time.Duration
 	routes  routes
 	metrics *metrics
+}
+
+// recordStore keeps records under names: the disk tier.
+type recordStore interface {
+	PutMeta(id string, record []byte)
+	GetMeta(id string) ([]byte, bool)
+	DeleteMeta(id string)
+}
+
+func (t *metas) get(at string) []byte {
+	if b, err := t.cache.Get(at); err == nil && len(b) > 0 {
+		return b
+	}
+	if t.kept == nil {
+		return nil
+	}
+	b, ok := t.kept.GetMeta(at)
+	if !ok || len(b) == 0 {
+		return nil
+	}
+	_ = t.cache.Set(at, b)
+	return b
+}
+
+func (t *metas) set(at string, b []byte) {
+	_ = t.cache.Set(at, b) // too large a record is not kept: the origin is asked again
+	if t.kept != nil {
+		t.kept.PutMeta(at, b)
+	}
 }
 
 func newMetas(rs routes, timeout time.Duration, m *metrics) (*metas, error) {
@@ -64,8 +94,8 @@ func (t *metas) find(r *Route, key string, field func(name string) []string) *Me
 	}
 	at := id(r, key)
 	for i := range 2 {
-		b, err := t.cache.Get(at)
-		if err != nil || len(b) == 0 {
+		b := t.get(at)
+		if b == nil {
 			return nil
 		}
 		if b[0] == recordVary {
@@ -108,23 +138,27 @@ func (h *hot) slot(r *Route, key string) *atomic.Pointer[hotMeta] {
 	return &h.slots[(maphash.String(h.seed, key)^uint64(len(r.Prefix)))&(hotSlots-1)]
 }
 
-// put stores a Meta whose response varies by the fields named (lower case), for the request that field speaks for. A
-// record that is too large for the table is not kept: the origin is asked again.
+// put stores a Meta whose response varies by the fields named (lower case), for the request that field speaks for.
 func (t *metas) put(m *Meta, vary []string, field func(name string) []string) {
 	at := id(m.Route, m.Key)
 	if len(vary) > 0 {
 		epoch, names := "", []string(nil)
-		if b, err := t.cache.Get(at); err == nil && len(b) > 0 && b[0] == recordVary {
+		if b := t.get(at); b != nil && b[0] == recordVary {
 			epoch, names, _ = decodeVary(b[1:])
 		}
 		// Other fields than before, or none known: the variants stored until now cannot be found any more.
 		if policy.Variant(names, none) != policy.Variant(vary, none) || epoch == "" {
 			epoch = string(binary.AppendVarint(nil, m.Answered.UnixNano()))
-			_ = t.cache.Set(at, encodeVary(epoch, vary))
+			t.set(at, encodeVary(epoch, vary))
 		}
 		at += "\x00" + epoch + policy.Variant(vary, field)
 	}
-	_ = t.cache.Set(at, append([]byte{recordMeta}, m.encode()...))
+	record := append([]byte{recordMeta}, m.encode()...)
+	if m.Strong || m.Size == 0 {
+		t.set(at, record)
+	} else {
+		_ = t.cache.Set(at, record) // its bytes are in memory only
+	}
 	t.hot.slot(m.Route, m.Key).Store(&hotMeta{}) // after the change: who decoded the old record meanwhile cannot put it here
 }
 
@@ -133,6 +167,9 @@ func none(string) []string { return nil }
 // forget drops what is known of a key, all variants.
 func (t *metas) forget(r *Route, key string) {
 	_ = t.cache.Delete(id(r, key))
+	if t.kept != nil {
+		t.kept.DeleteMeta(id(r, key))
+	}
 	t.hot.slot(r, key).Store(&hotMeta{})
 }
 

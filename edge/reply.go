@@ -28,6 +28,9 @@ type body struct {
 	left   int64 // of the body
 	conn   *transport.Conn
 	fetch  fetch
+	whole  int64       // bytes of the body
+	log    *RequestLog // that record goes to in the end; nil: none
+	record Record
 }
 
 // fetch is a run from the source, under way; the zero value is none.
@@ -49,7 +52,7 @@ func (d *door) open(m *Meta, a policy.Answer) (*body, Tier, error) {
 	b := bodies.Get().(*body)
 	*b = body{memory: d.memory, source: d.source, meta: m, left: a.Length,
 		n: uint32(a.Offset / BlockSize), last: uint32((a.Offset + a.Length - 1) / BlockSize)}
-	b.at = int(a.Offset - int64(b.n)*BlockSize)
+	b.at, b.whole = int(a.Offset-int64(b.n)*BlockSize), a.Length
 	tier := TierMemory
 	if b.block = b.memory.Get(BlockKey{m.Object, b.n}); b.block == nil {
 		b.begin()
@@ -168,6 +171,10 @@ func (b *body) Close() error {
 	if b.fetch.next != nil {
 		b.fetch.stop()
 		b.fetch.cancel()
+	}
+	if b.log != nil {
+		b.record.Duration, b.record.Bytes = time.Since(b.record.Time), b.whole-b.left
+		b.log.Add(&b.record)
 	}
 	*b = body{}
 	bodies.Put(b)

@@ -192,8 +192,8 @@ func withoutQuery(url string) string {
 func hideTokens(url *string) {
 	if strings.HasPrefix(*url, tokenFolder) {
 		*url = tokenFolder
-	} else if i := strings.Index(*url, "/"+tokenFolder); i >= 0 {
-		*url = (*url)[:i+1+len(tokenFolder)]
+	} else if i := strings.Index(*url, tokenFolder); i >= 0 {
+		*url = (*url)[:i+len(tokenFolder)]
 	}
 }
 

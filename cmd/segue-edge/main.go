@@ -43,6 +43,7 @@ type cli struct {
 	Disk        string           `help:"Folder for blocks on disk; empty: none." type:"path" placeholder:"DIR"`
 	DiskSize    serve.ByteCount  `help:"Disk for blocks." default:"4GiB"`
 	Drain       time.Duration    `help:"How long /readyz says no before the end, for load balancers to notice." default:"0s"`
+	AccessLog   string           `help:"File for a line of JSON per request, put aside at 256 MiB; -: stderr; empty: none. Addresses are cut to /24 and /48." placeholder:"FILE"`
 	LogLevel    slog.Level       `help:"Least level logged: debug, info, warn, error." default:"info" placeholder:"LEVEL"`
 	LogJSON     bool             `help:"Log as JSON." name:"log-json"`
 
@@ -96,7 +97,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	e, err := edge.New(edge.Config{Name: c.Name, Listen: c.Listen, Memory: int64(c.Memory), DiskDir: c.Disk, DiskSize: int64(c.DiskSize), Routes: routes,
+	var requests *edge.RequestLog
+	if c.AccessLog != "" {
+		file, err := edge.OpenAccessFile(c.AccessLog)
+		if err != nil {
+			return serve.SetupError{Err: err}
+		}
+		defer file.Close()
+		if requests, err = edge.NewRequestLog(edge.LogConfig{}, log, reg, file); err != nil {
+			return serve.SetupError{Err: err}
+		}
+	}
+	e, err := edge.New(edge.Config{Log: requests, Name: c.Name, Listen: c.Listen, Memory: int64(c.Memory), DiskDir: c.Disk, DiskSize: int64(c.DiskSize), Routes: routes,
 		Tokens: c.Control != "", DrainFor: c.Drain, Listeners: listeners, Transport: conns}, log, reg)
 	if err != nil {
 		return serve.SetupError{Err: err}
@@ -107,8 +119,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	parts := []serve.Part{
 		{Name: "debug", Run: serve.Debug{Listen: c.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}.Run},
-		{Name: "edge", Run: e.Run},
 	}
+	if requests != nil { // before the edge: it stops after it
+		parts = append(parts, serve.Part{Name: "access log", Run: requests.Run})
+	}
+	parts = append(parts, serve.Part{Name: "edge", Run: e.Run})
 	if c.Control != "" {
 		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version}
 		if cfg.PublicURL == "" {

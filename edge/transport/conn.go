@@ -233,6 +233,14 @@ func (c *Conn) cut() {
 	c.shut()
 }
 
+// Client is the peer's address.
+func (c *Conn) Client() netip.Addr {
+	if a, ok := c.tcp.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
 // LocalAddr implements net.Conn.
 func (c *Conn) LocalAddr() net.Addr { return c.tcp.LocalAddr() }
 

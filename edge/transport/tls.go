@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net/netip"
 )
 
 // tlsConn is TLS over a Conn. Its state survives parking: keys and counters, and what was read of a record.
@@ -28,6 +29,9 @@ func (t *tlsConn) Handshake() error {
 	t.under.Idle()
 	return err
 }
+
+// Client is the peer's address.
+func (t *tlsConn) Client() netip.Addr { return t.under.Client() }
 
 // Idle says that a request was answered in full and none has begun.
 func (t *tlsConn) Idle() { t.under.Idle() }
