@@ -97,6 +97,11 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Platform, err e
 	if noEngine == nil {
 		addresses = append(addresses, cfg.ClickHouseHTTP, cfg.ClickHouseNative)
 	}
+	if noEngine == nil {
+		if err := clickhouse.AwaitStopped(ctx, d.path("clickhouse"), 10*time.Second); err != nil {
+			return nil, err
+		}
+	}
 	if err := allFree(addresses); err != nil {
 		return nil, err
 	}
