@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -77,7 +79,9 @@ func (p *progress) end(err error) error {
 	for _, r := range p.failed {
 		fmt.Fprintf(p.w, "  failed: %s: %s\n", r.Path, r.Err)
 	}
-	if err != nil {
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("interrupted with %d of %d files done; the same command goes on from there", p.seen, p.total)
+	} else if err != nil {
 		return err
 	}
 	if len(p.failed) > 0 {
