@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"segue/controlplane/api"
 	"segue/controlplane/identity"
 	"segue/media"
 
@@ -201,7 +202,8 @@ func (cp *ControlPlane) middleware(a huma.API) func(huma.Context, func(huma.Cont
 		if kind, ok := op.Metadata[need].(string); ok {
 			ctx, err := cp.authenticate(c.Context(), kind, bearer(c.Header("Authorization")))
 			if err != nil {
-				p := cp.problem(ctx, err).(huma.StatusError)
+				p := cp.problem(ctx, err).(*api.Problem)
+				p.Instance = requestID(ctx)
 				if p.GetStatus() == http.StatusUnauthorized {
 					c.SetHeader("WWW-Authenticate", "Bearer")
 				}

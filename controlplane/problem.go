@@ -63,8 +63,8 @@ func newProblem(status int, slug, detail string) *api.Problem {
 }
 
 func init() {
-	// huma makes its own errors (validation, decoding) through this variable.
-	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
+	// huma makes its own errors (validation, decoding) through these variables.
+	newError := func(status int, message string, errs ...error) huma.StatusError {
 		slug := slugs[status]
 		if slug == "" {
 			slug = strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "-")
@@ -76,6 +76,14 @@ func init() {
 			} else if err != nil {
 				p.Errors = append(p.Errors, api.FieldProblem{Message: err.Error()})
 			}
+		}
+		return p
+	}
+	huma.NewError = newError
+	huma.NewErrorWithContext = func(c huma.Context, status int, message string, errs ...error) huma.StatusError {
+		p := newError(status, message, errs...).(*api.Problem)
+		if c != nil {
+			p.Instance = requestID(c.Context())
 		}
 		return p
 	}

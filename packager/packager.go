@@ -101,7 +101,7 @@ type Result struct {
 }
 
 // Run packages files, several at once, and calls done after each, one call at a time. A file's failure stands in its
-// Result and stops nobody; only ctx's end, or a catalogue or sink out of reach, ends the run early.
+// Result and stops nobody; only ctx's end, or a catalogue or sink that is media.ErrUnreachable, ends the run early.
 func (p *Packager) Run(ctx context.Context, files []string, done func(Result)) error {
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
@@ -114,6 +114,9 @@ func (p *Packager) Run(ctx context.Context, files []string, done func(Result)) e
 			r := p.Package(gctx, path)
 			if gctx.Err() != nil {
 				return gctx.Err()
+			}
+			if errors.Is(r.Err, media.ErrUnreachable) { // every other file would fail so
+				return r.Err
 			}
 			mu.Lock()
 			defer mu.Unlock()

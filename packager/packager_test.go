@@ -6,11 +6,13 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -369,6 +371,35 @@ func TestResume(t *testing.T) {
 	}
 	if made, same := count(); made != 0 || same != 6 {
 		t.Errorf("the third run made %d and kept %d", made, same)
+	}
+}
+
+// lost is a catalogue whose server went away.
+type lost struct{ asked atomic.Int32 }
+
+func (l *lost) Claim(context.Context, packager.ClaimRequest) (packager.Claim, error) {
+	l.asked.Add(1)
+	return packager.Claim{}, fmt.Errorf("claim: %w", media.ErrUnreachable)
+}
+
+func (l *lost) Publish(context.Context, media.Track) error { return nil }
+
+func TestRunEndsWithoutItsCatalogue(t *testing.T) {
+	music := t.TempDir()
+	for i := range 9 {
+		ffmpegAt(t, "error", "-f", "lavfi", "-i", "sine=d=0.1:f="+itoa(200+50*i), "-y", "file:"+filepath.Join(music, itoa(i)+".flac"))
+	}
+	files, err := packager.Scan([]string{music})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lost{}
+	p, err := packager.New(packager.Config{Jobs: 2}, nil, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Run(t.Context(), files, func(packager.Result) {}); !errors.Is(err, media.ErrUnreachable) || l.asked.Load() > 4 {
+		t.Errorf("%v after %d files", err, l.asked.Load())
 	}
 }
 

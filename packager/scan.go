@@ -22,7 +22,8 @@ func init() {
 }
 
 // Scan lists the files to package under paths: a named file as it is, a folder with all below it but hidden entries
-// and sidecars, in order of path. A path that does not exist, and paths with no file at all, are a serve.SetupError.
+// and sidecars, in order of path. A folder further down that cannot be read is in the list itself, and fails with its
+// reason when its turn comes. A path that does not exist, and paths with no file at all, are a serve.SetupError.
 func Scan(paths []string) ([]string, error) {
 	var files []string
 	for _, root := range paths {
@@ -38,8 +39,13 @@ func Scan(paths []string) ([]string, error) {
 		}
 		err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			switch hidden := strings.HasPrefix(d.Name(), ".") && path != root; {
-			case err != nil:
+			case err != nil && path == root:
 				return err
+			case err != nil: // listed, so that it is reported as the others are: opening it says why
+				files = append(files, path)
+				if d.IsDir() {
+					return filepath.SkipDir
+				}
 			case d.IsDir() && hidden:
 				return filepath.SkipDir
 			case d.IsDir() || hidden || sidecars[strings.ToLower(filepath.Ext(path))]:

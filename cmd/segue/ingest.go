@@ -43,6 +43,10 @@ func (c *Ingest) Run(ctx context.Context, io *IO) error {
 	if err := client.Call(ctx, http.MethodGet, "/readyz", nil, nil); err != nil {
 		return serve.Setupf("%w; is the platform running there? see --server", err)
 	}
+	// Asked for what cannot be there: a token that is refused is found out before any file is read.
+	if _, err := (api.Ingester{Client: client}).Stat(ctx, "media/none"); err != nil && !errors.Is(err, media.ErrNotFound) {
+		return serve.Setupf("%w; want an admin token of %s with the scope ingest, see --token-file", err, c.Server)
+	}
 	return ingest(ctx, client, c.Encoding.config(), files, newProgress(io.Stderr, len(files)))
 }
 
@@ -66,10 +70,7 @@ func ingest(ctx context.Context, client *api.Client, cfg packager.Config, files 
 	if err != nil {
 		return err
 	}
-	if err := p.Run(ctx, files, bar.done); err != nil {
-		return err
-	}
-	return bar.end()
+	return bar.end(p.Run(ctx, files, bar.done))
 }
 
 // catalogAdapter gives the packager the control plane in the packager's words.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,6 +64,8 @@ func TestSetupErrors(t *testing.T) {
 	f("unwritable data folder", "--data", "up", "--data", "/proc/none")
 	f("no such music folder", "does not exist", "up", "--music", "/none")
 	f("music folder without music", "no music", "up", "--music", noMusic)
+	twice := testenv.Addr(t)
+	f("one port twice", twice, "up", "--listen", twice, "--edge-listen", twice)
 	f("busy port", busy.Addr().String(), "up", "--listen", busy.Addr().String())
 	f("bad size", "KiB", "up", "--edge-memory", "lots")
 	f("too many edges", "--edges", "up", "--edges", "99")
@@ -72,11 +76,38 @@ func TestSetupErrors(t *testing.T) {
 }
 
 func TestUnreachablePostgres(t *testing.T) {
-	err := run(t.Context(), []string{"up", "--data", t.TempDir(), "--database", "postgres://u:hush@" + testenv.Addr(t) + "/x", "--listen", testenv.Addr(t), "--edge-listen", testenv.Addr(t), "--edges", "1",
+	data := t.TempDir()
+	err := run(t.Context(), []string{"up", "--data", data, "--database", "postgres://u:hush@" + testenv.Addr(t) + "/x", "--listen", testenv.Addr(t), "--edge-listen", testenv.Addr(t), "--edges", "1",
 		"--debug-listen", "", "--clickhouse-http", testenv.Addr(t), "--clickhouse-native", testenv.Addr(t)}, io.Discard, io.Discard)
 	if serve.ExitCode(err) != 2 || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hush") || !strings.Contains(err.Error(), "--database") {
 		t.Error(err)
 	}
+	if _, err := os.Stat(filepath.Join(data, "credentials.json")); err == nil {
+		t.Error("it left credentials.json behind")
+	}
+}
+
+func TestIngestRefusedAtOnce(t *testing.T) {
+	testenv.Tool(t, "ffmpeg")
+	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/readyz" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	defer platform.Close()
+	song := filepath.Join(t.TempDir(), "a.flac")
+	if err := os.WriteFile(song, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f := func(says string, args ...string) {
+		t.Helper()
+		if err := run(t.Context(), append([]string{"ingest", song}, args...), io.Discard, io.Discard); serve.ExitCode(err) != 2 || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+	f("--token-file", "--server", platform.URL, "--token", "wrong")
+	f("--server", "--server", "http://"+testenv.Addr(t), "--token", "x")
+	f("does not exist", "--server", platform.URL, "--token-file", "/none")
 }
 
 func TestVersionAndHelp(t *testing.T) {

@@ -52,8 +52,5 @@ func (c *Package) Run(ctx context.Context, io *IO) error {
 		return err
 	}
 	bar := newProgress(io.Stderr, len(files))
-	if err := p.Run(ctx, files, bar.done); err != nil {
-		return err
-	}
-	return bar.end()
+	return bar.end(p.Run(ctx, files, bar.done))
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -65,8 +67,9 @@ func (p *progress) done(r packager.Result) {
 	fmt.Fprintf(p.w, "[%d/%d] %-9s %s%s\n", p.seen, p.total, what, name, left)
 }
 
-// end prints the sum and every failure with its reason. Its error, when files failed, makes the exit status 1.
-func (p *progress) end() error {
+// end prints the sum and every failure with its reason, also of a run that ended early by err. The error that it returns,
+// that one or that files failed, makes the exit status 1.
+func (p *progress) end(err error) error {
 	if p.bar != nil {
 		_ = p.bar.Finish()
 	}
@@ -75,6 +78,11 @@ func (p *progress) end() error {
 		p.audio.Seconds()/max(dur.Seconds(), 0.001), p.same, len(p.failed), dur.Round(100*time.Millisecond))
 	for _, r := range p.failed {
 		fmt.Fprintf(p.w, "  failed: %s: %s\n", r.Path, r.Err)
+	}
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("interrupted with %d of %d files done; the same command goes on from there", p.seen, p.total)
+	} else if err != nil {
+		return err
 	}
 	if len(p.failed) > 0 {
 		return fmt.Errorf("%d of %d files could not be packaged", len(p.failed), p.total)

@@ -51,7 +51,7 @@ func NewClient(server string, token func() (string, error)) (*Client, error) {
 }
 
 // Call sends in as JSON, when it is not nil, and reads the answer into out, when that is not nil. A status of 400 and
-// more is a *Problem.
+// more is a *Problem; a server that does not answer is media.ErrUnreachable.
 func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -96,6 +96,9 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader, 
 	if err != nil {
 		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err
+		}
+		if ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", media.ErrUnreachable, err)
 		}
 		return nil, fmt.Errorf("%s %s%s: %w", method, c.base, path, err)
 	}

@@ -89,11 +89,12 @@ type ArtistRef struct {
 	Name string         `json:"name"`
 }
 
-// AlbumRef: see ArtistRef.
+// AlbumRef: see ArtistRef. Artists are the album's, who need not be the track's.
 type AlbumRef struct {
-	ID    media.AlbumID `json:"id"`
-	Title string        `json:"title"`
-	Art   *Art          `json:"art,omitempty"`
+	ID      media.AlbumID `json:"id"`
+	Title   string        `json:"title"`
+	Artists []ArtistRef   `json:"artists"`
+	Art     *Art          `json:"art,omitempty"`
 }
 
 // Track is a catalogue entry.

@@ -26,7 +26,8 @@ type querier interface {
 
 func tracks(ctx context.Context, q querier, tail string, args ...any) ([]Playable, error) {
 	rows, err := q.QueryContext(ctx, `SELECT t.id, t.title, t.version, t.duration_ms, t.disc_number, t.track_number, t.date, t.genres, t.renditions, t.loudness, t.created_at,
-		r.id, r.name, a.id, a.title, a.art_version FROM tracks t JOIN artists r ON r.id = t.artist_id JOIN albums a ON a.id = t.album_id`+tail, args...)
+		r.id, r.name, a.id, a.title, a.art_version, ar.id, ar.name
+		FROM tracks t JOIN artists r ON r.id = t.artist_id JOIN albums a ON a.id = t.album_id JOIN artists ar ON ar.id = a.artist_id`+tail, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -34,11 +35,11 @@ func tracks(ctx context.Context, q querier, tail string, args ...any) ([]Playabl
 	out := []Playable{}
 	for rows.Next() {
 		var p Playable
-		var performer api.ArtistRef
+		var performer, albumArtist api.ArtistRef
 		var genres, renditions, loudness, art string
 		var created int64
 		if err := rows.Scan(&p.ID, &p.Title, &p.Version, &p.DurationMS, &p.DiscNumber, &p.TrackNumber, &p.Date, &genres, &renditions, &loudness, &created,
-			&performer.ID, &performer.Name, &p.Album.ID, &p.Album.Title, &art); err != nil {
+			&performer.ID, &performer.Name, &p.Album.ID, &p.Album.Title, &art, &albumArtist.ID, &albumArtist.Name); err != nil {
 			return nil, err
 		}
 		for _, f := range []struct {
@@ -50,7 +51,7 @@ func tracks(ctx context.Context, q querier, tail string, args ...any) ([]Playabl
 			}
 		}
 		p.Artists = []api.ArtistRef{performer}
-		p.Album.Art = artOf(p.Album.ID, art)
+		p.Album.Artists, p.Album.Art = []api.ArtistRef{albumArtist}, artOf(p.Album.ID, art)
 		p.CreatedAt = store.Time(created)
 		p.Renditions = []string{}
 		for _, r := range p.Media {
@@ -169,7 +170,7 @@ func (s *Service) Album(ctx context.Context, id media.AlbumID) (api.Album, error
 	if len(list) == 0 {
 		return api.Album{}, fmt.Errorf("album %s: %w", id, media.ErrNotFound)
 	}
-	ts, err := tracks(ctx, s.db, ` WHERE t.album_id = $1 ORDER BY t.disc_number, t.track_number, t.title, t.id`, string(id))
+	ts, err := tracks(ctx, s.db, ` WHERE t.album_id = $1 ORDER BY CASE WHEN t.disc_number = 0 THEN 1 ELSE t.disc_number END, t.track_number, t.title, t.id`, string(id))
 	list[0].Tracks = plain(ts)
 	return list[0], err
 }

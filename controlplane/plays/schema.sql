@@ -28,11 +28,13 @@ SELECT play_id, min(at) AS started_at, max(at) AS last_at, any(toString(e.user_k
   groupUniqArrayIf(toString(e.rendition), e.rendition != '') AS renditions, any(toString(e.player)) AS player
 FROM play_events AS e GROUP BY play_id;
 
--- One row per play; counted says that it was heard for 30 s, or to the end of a shorter track.
-CREATE VIEW IF NOT EXISTS plays AS
-SELECT toString(play_id) AS play_id, min(s.started_at) AS started_at, max(s.last_at) AS last_at, any(s.user_key) AS user_key, any(s.plan) AS plan, any(s.track_id) AS track_id,
-  any(s.title) AS title, any(s.artist) AS artist, any(s.album) AS album, max(s.duration_ms) AS duration_ms, max(s.played_ms) AS played_ms,
-  max(s.played_ms) >= least(30000, greatest(max(s.duration_ms), 1000) - 500) AS counted, max(s.startup_ms) AS startup_ms, max(s.ended) AS ended,
+-- One row per play; counted says that it was heard for 30 s, or to the end of a shorter track. Made anew at every start:
+-- a view holds nothing. The casts take the aggregate states' types off, which not every client knows.
+CREATE OR REPLACE VIEW plays AS
+SELECT toString(play_id) AS play_id, CAST(min(s.started_at), 'DateTime64(3, \'UTC\')') AS started_at, CAST(max(s.last_at), 'DateTime64(3, \'UTC\')') AS last_at,
+  CAST(any(s.user_key), 'String') AS user_key, CAST(any(s.plan), 'String') AS plan, CAST(any(s.track_id), 'String') AS track_id, CAST(any(s.title), 'String') AS title,
+  CAST(any(s.artist), 'String') AS artist, CAST(any(s.album), 'String') AS album, CAST(max(s.duration_ms), 'UInt32') AS duration_ms, CAST(max(s.played_ms), 'UInt32') AS played_ms,
+  max(s.played_ms) >= least(30000, greatest(max(s.duration_ms), 1000) - 500) AS counted, CAST(max(s.startup_ms), 'UInt32') AS startup_ms, CAST(max(s.ended), 'UInt8') AS ended,
   uniqExactMerge(s.stalls) AS stalls, uniqExactMerge(s.errors) AS errors, groupUniqArrayArray(s.edges) AS edges,
-  groupUniqArrayArray(s.renditions) AS renditions, any(s.player) AS player
+  groupUniqArrayArray(s.renditions) AS renditions, CAST(any(s.player), 'String') AS player
 FROM play_states AS s GROUP BY play_id;

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -24,8 +25,8 @@ import (
 	"github.com/blevesearch/bleve/v2/search/query"
 )
 
-// generation is raised when the mapping changes: an index of another one is thrown away.
-const generation = "1"
+// generation is raised when the mapping or what is stored changes: an index of another one is thrown away.
+const generation = "2"
 
 // Index is safe for concurrent use.
 type Index struct {
@@ -104,6 +105,12 @@ func (x *Index) Put(tracks ...api.Track) error {
 		words := []string{t.Album.Title, strings.Join(t.Genres, " ")}
 		for _, a := range t.Artists {
 			words = append(words, a.Name)
+		}
+		var albumBy []string
+		for _, a := range t.Album.Artists {
+			albumBy = append(albumBy, a.Name)
+		}
+		for _, a := range slices.Concat(t.Artists, t.Album.Artists) {
 			if err := add(b, "artist", string(a.ID), a.Name, "", api.Artist{ID: a.ID, Name: a.Name}); err != nil {
 				return err
 			}
@@ -111,8 +118,8 @@ func (x *Index) Put(tracks ...api.Track) error {
 		if err := add(b, "track", string(t.ID), t.Title, strings.Join(words, " "), t); err != nil {
 			return err
 		}
-		album := api.Album{ID: t.Album.ID, Title: t.Album.Title, Artists: t.Artists, Art: t.Album.Art, Date: t.Date}
-		if err := add(b, "album", string(t.Album.ID), t.Album.Title, words[len(words)-1], album); err != nil {
+		album := api.Album{ID: t.Album.ID, Title: t.Album.Title, Artists: t.Album.Artists, Art: t.Album.Art, Date: t.Date}
+		if err := add(b, "album", string(t.Album.ID), t.Album.Title, strings.Join(albumBy, " "), album); err != nil {
 			return err
 		}
 	}

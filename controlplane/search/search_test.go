@@ -18,7 +18,8 @@ func TestFind(t *testing.T) {
 		t.Error("a new index is not empty")
 	}
 	track := func(id, title, artist, album string) api.Track {
-		return api.Track{ID: media.TrackID(id), Title: title, Artists: []api.ArtistRef{{ID: media.ArtistID("r" + artist), Name: artist}}, Album: api.AlbumRef{ID: media.AlbumID("a" + album), Title: album}, Genres: []string{"Classical"}}
+		return api.Track{ID: media.TrackID(id), Title: title, Artists: []api.ArtistRef{{ID: media.ArtistID("r" + artist), Name: artist}},
+			Album: api.AlbumRef{ID: media.AlbumID("a" + album), Title: album, Artists: []api.ArtistRef{{ID: "rvarious", Name: "Various Artists"}}}, Genres: []string{"Classical"}}
 	}
 	all := []api.Track{track("1", "Breaking the Chains", "Timothy Pinkham", "OST"), track("2", "Łódź Café", "Björk", "Été"), track("3", "Battle", "Aleksi", "OST"), track("4", "The Battle for Café", "Aleksi", "OST")}
 	if err := x.Build(func(f func(api.Track) error) error {
@@ -65,6 +66,11 @@ func TestFind(t *testing.T) {
 	r, err := x.Find(t.Context(), "ost", []string{"album"}, 10)
 	if err != nil || len(r.Albums) != 1 || len(r.Tracks) != 0 {
 		t.Errorf("albums: %+v %v", r, err)
+	} else if by := r.Albums[0].Artists; len(by) != 1 || by[0].Name != "Various Artists" {
+		t.Errorf("the album is by %+v: whichever track came last", by)
+	}
+	if r, err = x.Find(t.Context(), "various", []string{"artist", "album"}, 10); err != nil || len(r.Artists) != 1 || len(r.Albums) != 2 {
+		t.Errorf("album artist: %+v %v", r, err)
 	}
 	if err := x.Close(); err != nil {
 		t.Fatal(err)

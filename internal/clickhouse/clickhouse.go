@@ -106,6 +106,11 @@ func Serve(ctx context.Context, c Config, ready func()) error {
 	if err := c.prepare(); err != nil {
 		return err
 	}
+	held, err := lock(c.Dir)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
 	for _, addr := range []string{c.HTTP, c.Native} { // the engine would only mumble about a taken port
 		ln, err := serve.Listen(addr)
 		if err != nil {

@@ -81,7 +81,8 @@ func (d *data) path(parts ...string) string {
 
 func (d *data) close() error { return d.lock.Unlock() }
 
-// credentials reads what an earlier start made, and makes what is missing.
+// credentials reads what an earlier start made, and makes what is missing. It saves nothing: a start that fails leaves
+// no credentials of something that never was.
 func (d *data) credentials() (Credentials, error) {
 	var c Credentials
 	b, err := os.ReadFile(d.path("credentials.json"))
@@ -107,7 +108,7 @@ func (d *data) credentials() (Credentials, error) {
 		c.PlaysKey = make([]byte, 32)
 		rand.Read(c.PlaysKey) // never fails: crypto/rand ends the process instead
 	}
-	return c, d.save(c)
+	return c, nil
 }
 
 func (d *data) save(c Credentials) error {

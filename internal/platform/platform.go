@@ -97,15 +97,13 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Platform, err e
 	if noEngine == nil {
 		addresses = append(addresses, cfg.ClickHouseHTTP, cfg.ClickHouseNative)
 	}
-	for _, addr := range addresses {
-		if addr == "" {
-			continue
-		}
-		ln, err := serve.Listen(addr)
-		if err != nil {
+	if noEngine == nil {
+		if err := clickhouse.AwaitStopped(ctx, d.path("clickhouse"), 10*time.Second); err != nil {
 			return nil, err
 		}
-		ln.Close()
+	}
+	if err := allFree(addresses); err != nil {
+		return nil, err
 	}
 	if p.store, err = openOrigin(ctx, cmp.Or(cfg.Origin, d.path("origin"))); err != nil {
 		return nil, err
@@ -159,6 +157,27 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Platform, err e
 	}
 	p.parts = append(p.parts, serve.Part{Name: "debug", Run: serve.Debug{Listen: cfg.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}.Run})
 	return p, d.save(p.creds)
+}
+
+// allFree listens on every address at once, so that it also finds two that are the same. Empty ones do not count.
+func allFree(addresses []string) error {
+	var held []net.Listener
+	defer func() {
+		for _, ln := range held {
+			ln.Close()
+		}
+	}()
+	for _, addr := range addresses {
+		if addr == "" {
+			continue
+		}
+		ln, err := serve.Listen(addr)
+		if err != nil {
+			return err
+		}
+		held = append(held, ln)
+	}
+	return nil
 }
 
 // restartAfter is the pause before the engine is started again.

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 )
@@ -108,12 +109,36 @@ func Setupf(format string, args ...any) error { return SetupError{fmt.Errorf(for
 func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	err := checkClock(time.Now(), commitTime())
+	if err == nil {
+		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 	}
 	os.Exit(ExitCode(err))
+}
+
+// checkClock refuses a clock that stands before the program's own making: tokens, ids and play logs would all be wrong.
+// A zero commit is unknown, and is no reason to refuse. A day is allowed for the clock of whoever committed.
+func checkClock(now, commit time.Time) error {
+	if commit.IsZero() || now.After(commit.Add(-24*time.Hour)) {
+		return nil
+	}
+	return Setupf("the clock says %s, before this program was made (%s); set it", now.UTC().Format(time.DateTime), commit.UTC().Format(time.DateTime))
+}
+
+// commitTime is that of the commit that the program was built from; zero where the build did not note it.
+func commitTime() (t time.Time) {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.time" {
+				t, _ = time.Parse(time.RFC3339, s.Value) // zero on nonsense
+			}
+		}
+	}
+	return t
 }
 
 // ExitCode is the process status for an error of a run function.

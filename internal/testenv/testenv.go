@@ -224,12 +224,18 @@ type ClickHouse struct {
 	done   chan error
 }
 
+// Library is the path of libchdb.so, the embedded engine.
+func Library(t testing.TB) string {
+	t.Helper()
+	path, err := clickhouse.FindLibrary(filepath.Join(Root(t), ".cache/chdb/node_modules/@chdb/lib-linux-x64-gnu/libchdb.so"))
+	need(t, err)
+	return path
+}
+
 // StartClickHouse starts one on an empty folder.
 func StartClickHouse(t testing.TB) *ClickHouse {
 	t.Helper()
-	library, err := clickhouse.FindLibrary(filepath.Join(Root(t), ".cache/chdb/node_modules/@chdb/lib-linux-x64-gnu/libchdb.so"))
-	need(t, err)
-	c := &ClickHouse{t: t, Config: clickhouse.Config{Library: library, Dir: t.TempDir(), HTTP: Addr(t), Native: Addr(t), WriterPassword: "write", AnalystPassword: "read"}}
+	c := &ClickHouse{t: t, Config: clickhouse.Config{Library: Library(t), Dir: t.TempDir(), HTTP: Addr(t), Native: Addr(t), WriterPassword: "write", AnalystPassword: "read"}}
 	c.Start()
 	t.Cleanup(c.Stop)
 	return c

@@ -27,8 +27,9 @@ import (
 )
 
 const (
-	attrSHA256 = "user.segue.sha256"
-	tempPrefix = ".segue-put-" // unfinished files: never listed, removed by Open
+	attrSHA256     = "user.segue.sha256"
+	tempPrefix     = ".segue-put-" // unfinished files: never listed, removed by Open when nobody writes to them
+	abandonedAfter = time.Hour     // without a write: no Put pauses so long
 )
 
 // Store implements origin.Store in one directory.
@@ -53,6 +54,10 @@ func Open(dir string) (*Store, error) {
 	probe.Close()
 	olds, _ := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
 	for _, old := range olds {
+		// Another process may be writing here: `segue package` twice into one folder.
+		if info, err := os.Stat(old); old != probe.Name() && (err != nil || time.Since(info.ModTime()) < abandonedAfter) {
+			continue
+		}
 		if err := os.Remove(old); err != nil {
 			return nil, fmt.Errorf("clear unfinished object: %w", err)
 		}

@@ -43,11 +43,10 @@ async function route() {
 }
 
 async function home(): Promise<Node[]> {
+  const mine = visit;
   const [albums, tracks] = await Promise.all([api.get<Page<Album>>("/v1/albums?limit=24"), api.get<Page<Track>>("/v1/tracks?limit=50")]);
-  if (tracks.items.length === 0) {
-    setTimeout(() => { if (location.hash.length < 3) void route(); }, 3000);
-    return [el("p", { class: "empty" }, "No music yet. It appears here as it is ingested.")];
-  }
+  if (!tracks.next) lookAgain(mine, tracks.items.length);
+  if (tracks.items.length === 0) return [el("p", { class: "empty" }, "No music yet. It appears here as it is ingested.")];
   const list = el("div"), all: Track[] = [];
   const grow = (p: Page<Track>) => {
     all.push(...p.items);
@@ -57,6 +56,20 @@ async function home(): Promise<Node[]> {
   };
   grow(tracks);
   return [section("Albums", albumGrid(albums.items)), section("Tracks", list)];
+}
+
+/** lookAgain shows what was ingested since, for as long as the home page is looked at and short. */
+function lookAgain(mine: number, had: number) {
+  setTimeout(async () => {
+    if (mine !== visit || !api.user) return;
+    const now = document.hidden ? undefined : await api.get<Page<Track>>("/v1/tracks?limit=50").catch(() => undefined);
+    if (mine !== visit) return;
+    if (!now || now.items.length === had) return lookAgain(mine, had);
+    const focused = document.activeElement?.closest<HTMLElement>("[data-track]")?.dataset.track, at = scrollY;
+    await route();
+    scrollTo(0, at);
+    if (focused) view.querySelector<HTMLElement>(`[data-track="${focused}"] .hit`)?.focus();
+  }, 4000);
 }
 
 async function search(q: string): Promise<Node[]> {
@@ -221,8 +234,7 @@ function show() {
   $("door").hidden = !!api.user;
   $("app").hidden = !api.user;
   if (!api.user) { (sign.elements.namedItem("email") as HTMLInputElement).focus(); return; }
-  $("account").textContent = api.user.display_name;
-  $("account").title = `Sign out ${api.user.email} (${api.user.plan})`;
+  $("account").title = `${api.user.display_name}, ${api.user.email} (${api.user.plan})`;
   draw();
   void events.flush();
   void route();

@@ -49,9 +49,14 @@ const names = (list: { id: string; name: string }[]) => list.flatMap((a, i) => [
 export interface TrackActions { play(list: Track[], i: number): void; enqueue(t: Track): void }
 
 export function trackList(tracks: Track[], act: TrackActions, numbers = false): HTMLElement {
-  return el("ol", { class: "tracks" }, ...tracks.map((t, i) => el("li", { "data-track": t.id },
+  // On an album of several discs a number alone would say little: 2-9 is the ninth of the second.
+  const discs = numbers && tracks.some((t) => (t.disc_number || 1) > 1);
+  const number = (t: Track, i: number) => (discs ? (t.disc_number || 1) + "-" : "") + (t.track_number || i + 1);
+  // The whole row plays, as people expect who tap on a title; what is a link or a button in it stays one.
+  const tap = (i: number) => (e: Event) => { if (!(e.target as Element).closest("a, button")) act.play(tracks, i); };
+  return el("ol", { class: "tracks" }, ...tracks.map((t, i) => el("li", { "data-track": t.id, onclick: tap(i) },
     el("button", { class: "hit", "aria-label": `Play ${t.title}`, onclick: () => act.play(tracks, i) },
-      numbers ? el("span", { class: "number" }, String(t.track_number || i + 1)) : art({ ...t.album }, 40)),
+      numbers ? el("span", { class: "number" }, number(t, i)) : art({ ...t.album }, 40)),
     el("div", { class: "names" }, el("div", { class: "title" }, t.title), el("div", { class: "by" }, ...names(t.artists))),
     el("a", { class: "album", href: "#/album/" + t.album.id }, t.album.title),
     el("span", { class: "time" }, clock(t.duration_ms)),
