@@ -97,9 +97,10 @@ func requestHeader(ctx *fasthttp.RequestCtx) http.Header {
 
 // pass sends a request on and its answer back, with nothing kept.
 func (d *door) pass(ctx *fasthttp.RequestCtx, t target, reason string) {
-	pctx, cancel := context.WithCancel(context.Background()) // ends with the reply, not with the handler
-	timer := time.AfterFunc(d.wait, cancel)
-	resp, err := t.route.http().send(pctx, string(ctx.Method()), t.key, requestHeader(ctx), bytes.NewReader(ctx.Request.Body()))
+	pctx, end := context.WithCancelCause(context.Background()) // ends with the reply, not with the handler
+	cancel := func() { end(context.Canceled) }
+	timer := time.AfterFunc(d.wait, func() { end(context.DeadlineExceeded) })
+	resp, err := t.route.forward(pctx, string(ctx.Method()), t.key, requestHeader(ctx), bytes.NewReader(ctx.Request.Body()), false)
 	if err != nil {
 		cancel()
 		d.fail(ctx, err)
