@@ -66,7 +66,7 @@ func (cp *ControlPlane) fleetRoutes(a huma.API) {
 		wait, _ := time.ParseDuration(in.Wait)
 		end := time.Now().Add(min(wait, 30*time.Second))
 		for {
-			c, err := cp.fleet.Config(playback.Issuer)
+			c, err := cp.fleet.Config(edgeID(ctx), playback.Issuer)
 			if err != nil {
 				return nil, err
 			}

@@ -11,49 +11,70 @@ import (
 	"segue/media"
 )
 
-// maxFill bounds one fill, in blocks: what a client who leaves at once can make an edge fetch in vain.
-const maxFill = 64
+// maxFill bounds one fill, in blocks, 8 MiB: what a client who leaves at once can make an edge fetch in vain.
+const maxFill = 32
+
+// fillsAhead is how many fills are begun ahead of a reader of a long range: beside the one that it reads from, so that
+// an origin which gives each connection little gives three times that.
+const fillsAhead = 2
 
 // Coalesce answers from memory and fills it from the tier below: blocks that are missing in a row are one Fetch
-// below, whatever the number of waiters; each waiter gets each block when it arrives.
+// below, whatever the number of waiters; each waiter gets each block when it arrives. A fill never waits for a reader:
+// it goes into memory and ends.
 type Coalesce struct {
 	memory  *Memory
 	below   Source
-	timeout time.Duration // of one fill
+	remote  func(*Meta) bool // whether the tier below would ask a peer
+	ahead   uint32           // blocks that may be read ahead of one reader
+	timeout time.Duration    // of one fill
 	metrics *metrics
 	life    context.Context // of all fills: they outlive their callers, not the edge
 	stop    context.CancelFunc
 
-	mu      sync.Mutex             // guards pending
-	pending map[BlockKey]*arriving // blocks being filled
+	mu      sync.Mutex           // guards pending
+	pending map[coming]*arriving // blocks being filled
 	fills   sync.WaitGroup
+}
+
+// coming names a block on its way, and whether without the help of a peer. A peer's request waits for no block that may
+// come from a peer: two edges could wait for each other.
+type coming struct {
+	BlockKey
+	alone bool
 }
 
 // arriving is a block on its way. block, tier and err are set before done is closed.
 type arriving struct {
+	key   coming
 	done  chan struct{}
 	block *Block
 	tier  Tier
 	err   error
 }
 
-func newCoalesce(memory *Memory, below Source, timeout time.Duration, m *metrics) *Coalesce {
+// newCoalesce makes one for a memory of budget bytes.
+func newCoalesce(memory *Memory, below Source, remote func(*Meta) bool, budget int64, timeout time.Duration, m *metrics) *Coalesce {
 	life, stop := context.WithCancel(context.Background())
-	return &Coalesce{memory: memory, below: below, timeout: timeout, metrics: m, life: life, stop: stop, pending: map[BlockKey]*arriving{}}
+	ahead := fillsAhead * maxFill
+	if budget < 8*int64(ahead)*BlockSize { // what is read ahead must still be there when its turn comes
+		ahead = 0
+	}
+	return &Coalesce{memory: memory, below: below, remote: remote, ahead: uint32(ahead), timeout: timeout, metrics: m, life: life, stop: stop, pending: map[coming]*arriving{}}
 }
 
 // Fetch implements Source.
 func (c *Coalesce) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 	return func(yield func(Piece, error) bool) {
+		turn := w.First + 1 // where to look ahead: who took a block will take more
 		for n := w.First; n <= w.Last; n++ {
-			key := BlockKey{w.Meta.Object, n}
-			if b := c.memory.Get(key); b != nil {
-				if !yield(Piece{n, b, TierMemory}, nil) {
-					return
-				}
-				continue
+			if n == turn {
+				c.readAhead(w, n)
+				turn += maxFill / 2
 			}
-			b, a := c.join(w, n)
+			b, a := c.memory.Get(BlockKey{w.Meta.Object, n}), (*arriving)(nil)
+			if b == nil {
+				b, a = c.join(w, n)
+			}
 			if b != nil {
 				if !yield(Piece{n, b, TierMemory}, nil) {
 					return
@@ -77,11 +98,43 @@ func (c *Coalesce) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 	}
 }
 
+// readAhead begins the fills of what is missing within ahead of block n. An origin that is busy is left to those who wait.
+func (c *Coalesce) readAhead(w Want, n uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k := n; k <= w.Last && k-n < c.ahead; {
+		if c.has(w, k) {
+			k++
+			continue
+		}
+		if !w.Meta.Route.care.spare() {
+			return
+		}
+		c.metrics.readAhead.Inc()
+		k += uint32(len(c.fill(w, k)))
+	}
+}
+
+// has reports whether block n is in memory or on its way. The caller holds mu.
+func (c *Coalesce) has(w Want, n uint32) bool {
+	return c.coming(w, n) != nil || c.memory.Get(BlockKey{w.Meta.Object, n}) != nil
+}
+
+// coming returns block n if it is on its way, by a way that w may wait for. The caller holds mu.
+func (c *Coalesce) coming(w Want, n uint32) *arriving {
+	key := coming{BlockKey{w.Meta.Object, n}, true}
+	if a := c.pending[key]; a != nil || w.Meta.alone {
+		return a
+	}
+	key.alone = false
+	return c.pending[key]
+}
+
 // join returns block n from memory, or its arrival, which it starts for the whole missing run if nobody has.
 func (c *Coalesce) join(w Want, n uint32) (*Block, *arriving) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if a := c.pending[BlockKey{w.Meta.Object, n}]; a != nil {
+	if a := c.coming(w, n); a != nil {
 		c.metrics.coalesced.Inc()
 		return nil, a
 	}
@@ -89,15 +142,21 @@ func (c *Coalesce) join(w Want, n uint32) (*Block, *arriving) {
 	if b := c.memory.Get(BlockKey{w.Meta.Object, n}); b != nil {
 		return b, nil
 	}
+	return nil, c.fill(w, n)[0]
+}
+
+// fill begins to fill block n, which is missing, and those after it that are. The caller holds mu.
+func (c *Coalesce) fill(w Want, n uint32) []*arriving {
 	run := Want{w.Meta, n, n}
+	if !run.Meta.alone && !c.remote(run.Meta) {
+		own := *run.Meta
+		own.alone = true // and stays so, whatever becomes of the peers meanwhile
+		run.Meta = &own
+	}
 	var waiting []*arriving
-	for k := n; k <= w.Last && k-n < maxFill; k++ {
-		key := BlockKey{w.Meta.Object, k}
-		if k > n && (c.pending[key] != nil || c.memory.Get(key) != nil) {
-			break
-		}
-		a := &arriving{done: make(chan struct{})}
-		c.pending[key] = a
+	for k := n; k <= w.Last && k-n < maxFill && (k == n || !c.has(w, k)); k++ {
+		a := &arriving{key: coming{BlockKey{w.Meta.Object, k}, run.Meta.alone}, done: make(chan struct{})}
+		c.pending[a.key] = a
 		waiting = append(waiting, a)
 		run.Last = k
 	}
@@ -107,7 +166,7 @@ func (c *Coalesce) join(w Want, n uint32) (*Block, *arriving) {
 		defer cancel()
 		_ = c.take(run, waiting, c.below.Fetch(fctx, run)) // each waiter has it
 	})
-	return nil, waiting[0]
+	return waiting
 }
 
 // adopt fills count blocks from the first on out of a body that is open already: skip bytes are read and dropped
@@ -117,9 +176,9 @@ func (c *Coalesce) adopt(m *Meta, first uint32, count int, skip int64, body io.R
 	waiting := make([]*arriving, count)
 	c.mu.Lock()
 	for i := range waiting {
-		waiting[i] = &arriving{done: make(chan struct{})}
-		if key := (BlockKey{m.Object, first + uint32(i)}); c.pending[key] == nil {
-			c.pending[key] = waiting[i]
+		waiting[i] = &arriving{key: coming{BlockKey{m.Object, first + uint32(i)}, true}, done: make(chan struct{})}
+		if c.pending[waiting[i].key] == nil {
+			c.pending[waiting[i].key] = waiting[i]
 		}
 	}
 	c.mu.Unlock()
@@ -136,23 +195,32 @@ func (c *Coalesce) adopt(m *Meta, first uint32, count int, skip int64, body io.R
 	})
 }
 
-// read yields the blocks of a run out of a body.
-func (c *Coalesce) read(run Want, skip int64, body io.Reader) iter.Seq2[Piece, error] {
+// read yields the blocks of a run out of a body. When it breaks and the rest can be had otherwise, it is.
+func (c *Coalesce) read(run Want, skip int64, body io.ReadCloser) iter.Seq2[Piece, error] {
 	return func(yield func(Piece, error) bool) {
-		if _, err := io.CopyN(io.Discard, body, skip); err != nil {
-			yield(Piece{}, fmt.Errorf("fetch %s: %w", run.Meta.Key, err))
+		_, err := io.CopyN(io.Discard, body, skip)
+		if err == nil {
+			err = blocks(body, &run, c.memory.Alloc, TierOrigin, yield)
+		}
+		if err == nil || err == errStopped {
 			return
 		}
-		for n := run.First; n <= run.Last; n++ {
-			b := c.memory.Alloc(blockLen(run.Meta.Size, n))
-			if _, err := io.ReadFull(body, b.Bytes); err != nil {
-				yield(Piece{}, fmt.Errorf("fetch %s: block %d: %w", run.Meta.Key, n, err))
-				return
+		body.Close() // its slot is free for the rest
+		m := run.Meta
+		if m.Strong && !m.part() && m.Route.care.again(c.life, "resume") {
+			ctx, cancel := context.WithTimeout(c.life, c.timeout)
+			defer cancel()
+			own := *m
+			own.alone = true
+			for p, err := range c.below.Fetch(ctx, Want{&own, run.First, run.Last}) {
+				if !yield(p, err) {
+					return
+				}
 			}
-			if !yield(Piece{n, b, TierOrigin}, nil) {
-				return
-			}
+			return
 		}
+		m.Route.care.complain(m.Key, err)
+		yield(Piece{}, fmt.Errorf("fetch %s: block %d: %w", m.Key, run.First, err))
 	}
 }
 
@@ -172,7 +240,7 @@ func (c *Coalesce) take(run Want, waiting []*arriving, pieces iter.Seq2[Piece, e
 		c.metrics.filledBytes.WithLabelValues(string(p.Tier)).Add(float64(len(p.Block.Bytes)))
 		a := waiting[next-run.First]
 		a.block, a.tier = p.Block, p.Tier
-		c.arrived(key, a)
+		c.arrived(a)
 		next++
 	}
 	if failure == nil && next <= run.Last {
@@ -181,15 +249,15 @@ func (c *Coalesce) take(run Want, waiting []*arriving, pieces iter.Seq2[Piece, e
 	for ; next <= run.Last; next++ {
 		a := waiting[next-run.First]
 		a.err = failure
-		c.arrived(BlockKey{run.Meta.Object, next}, a)
+		c.arrived(a)
 	}
 	return failure
 }
 
-func (c *Coalesce) arrived(key BlockKey, a *arriving) {
+func (c *Coalesce) arrived(a *arriving) {
 	c.mu.Lock()
-	if c.pending[key] == a {
-		delete(c.pending, key)
+	if c.pending[a.key] == a {
+		delete(c.pending, a.key)
 	}
 	c.mu.Unlock()
 	close(a.done)

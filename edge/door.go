@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,7 +28,9 @@ type door struct {
 	exchange *exchange
 	source   Source
 	memory   *Memory
-	gate     *gate // nil: no tokens, everything is public
+	shield   *Shield
+	loop     string // what this edge is called in CDN-Loop
+	gate     *gate  // nil: no tokens, everything is public
 	log      *RequestLog
 	metrics  *metrics
 	ready    atomic.Bool
@@ -68,6 +71,10 @@ func (d *door) handle(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	switch {
+	case d.looped(ctx):
+		d.metrics.loops.Inc()
+		d.problem(ctx, http.StatusLoopDetected, "loop", "this request was here before")
+		return
 	case ctx.IsOptions():
 		h.Set("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
 		h.Set("Access-Control-Allow-Headers", "Range, If-None-Match, If-Modified-Since, If-Range, CMCD-Request, CMCD-Object, CMCD-Status, CMCD-Session")
@@ -83,6 +90,26 @@ func (d *door) handle(ctx *fasthttp.RequestCtx) {
 
 // borrow reads bytes of a request as a string, for as long as the handler runs: who keeps it copies it.
 func borrow(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// looped reports whether a request has been here before: RFC 8586.
+func (d *door) looped(ctx *fasthttp.RequestCtx) bool {
+	if len(ctx.Request.Header.Peek("CDN-Loop")) == 0 {
+		return false
+	}
+	for _, line := range ctx.Request.Header.PeekAll("CDN-Loop") {
+		if bytes.Contains(line, []byte(d.loop)) {
+			return true
+		}
+	}
+	return false
+}
+
+// peer reports whether a request comes from a peer, who has checked its player's token and must be answered from here or
+// from the origin.
+func (d *door) peer(ctx *fasthttp.RequestCtx) bool {
+	token := ctx.Request.Header.Peek("Segue-Peer")
+	return len(token) > 0 && d.shield.knows(string(token), time.Now())
+}
 
 // target is what a URL names; key and token may be borrowed.
 type target struct {
@@ -137,7 +164,7 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 	d.requests.Add(1)
 	t, err := d.locate(raw)
 	play := ""
-	if err == nil && d.gate != nil && media.Key(t.key).Protected() {
+	if err == nil && d.gate != nil && media.Key(t.key).Protected() && !d.peer(ctx) {
 		play, err = d.admit(ctx, t, begun)
 	}
 	switch {
@@ -224,6 +251,11 @@ func (d *door) answer(ctx *fasthttp.RequestCtx, m *Meta, req policy.Request, for
 	content := a.Status == m.Status || a.Status == http.StatusPartialContent
 	if m.part() && content && (a.Parts != nil || a.Offset < m.First || a.Offset+a.Length > m.First+m.Size) {
 		return errPart
+	}
+	if d.peer(ctx) {
+		own := *m
+		own.alone = true
+		m = &own
 	}
 	tier := TierMemory // what needs no bytes is answered from the Meta alone
 	h := &ctx.Response.Header
@@ -336,7 +368,7 @@ func (d *door) say(ctx *fasthttp.RequestCtx, m *Meta, tier Tier, forward string)
 	switch {
 	case forward != "":
 		b = append(b, forward...)
-	case tier == TierOrigin: // what the key names was known, but not these bytes
+	case tier == TierOrigin || tier == TierShield: // what the key names was known, but not these bytes
 		b = append(b, "fwd=partial; stored"...)
 	default:
 		b = append(b, "hit"...)

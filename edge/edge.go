@@ -3,6 +3,8 @@ package edge
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,6 +44,9 @@ type Config struct {
 type Route struct {
 	Prefix string // begins and ends with "/"
 	Origin Origin
+
+	care *care  // of the origin; New sets it
+	loop string // what this edge is called in CDN-Loop
 }
 
 func (r *Route) http() *HTTPOrigin {
@@ -69,6 +74,7 @@ type Edge struct {
 	fills  *Coalesce
 	asks   *exchange
 	disk   *Disk // nil: none
+	shield *Shield
 	server *fasthttp.Server
 	conns  connections
 	begun  time.Time
@@ -87,19 +93,22 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	if len(cfg.Routes) == 0 {
 		return nil, fmt.Errorf("an edge needs an origin: %w", media.ErrInvalid)
 	}
-	for _, r := range cfg.Routes {
+	m := newMetrics(reg)
+	name := "segue-" + strings.ToLower(rand.Text()[:12])
+	rs := make(routes, len(cfg.Routes))
+	for i, r := range cfg.Routes {
 		if !strings.HasPrefix(r.Prefix, "/") || !strings.HasSuffix(r.Prefix, "/") {
 			return nil, fmt.Errorf("route %q must begin and end with a slash: %w", r.Prefix, media.ErrInvalid)
 		}
+		rs[i] = &Route{r.Prefix, r.Origin, newCare(r.Prefix, originSlots, originFailing, log, m), name}
 	}
-	rs := routes(slices.Clone(cfg.Routes))
 	slices.SortStableFunc(rs, func(a, b *Route) int { return len(b.Prefix) - len(a.Prefix) })
 
-	//  client -> door(metas, policy) -> Memory+Coalesce -> Disk -> Upstream -> origin
-	m := newMetrics(reg)
+	//  client -> door(metas, policy) -> Memory+Coalesce -> Disk -> Shield -> Upstream -> origin
 	e := &Edge{cfg: cfg, log: log, begun: time.Now()}
 	memory := NewMemory(cfg.Memory)
-	var below Source = newUpstream(256, memory.Alloc, m)
+	e.shield = newShield(&Upstream{memory.Alloc}, memory.Alloc, name, log, m)
+	var below Source = e.shield
 	if cfg.DiskDir != "" {
 		disk, err := openDisk(cfg.DiskDir, cfg.DiskSize, below, memory.Alloc, log, reg)
 		switch {
@@ -111,7 +120,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 			return nil, err
 		}
 	}
-	e.fills = newCoalesce(memory, below, cfg.FillTimeout, m)
+	e.fills = newCoalesce(memory, below, e.shield.remote, cfg.Memory, cfg.FillTimeout, m)
 	metas, err := newMetas(rs, cfg.FirstByte, m)
 	if err != nil {
 		return nil, err
@@ -120,7 +129,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		metas.kept = e.disk
 	}
 	e.asks = newExchange(metas, e.fills, cfg.Memory, cfg.FirstByte, m)
-	e.door = &door{name: cfg.Name, routes: rs, metas: metas, exchange: e.asks, source: e.fills, memory: memory, metrics: m, wait: cfg.FirstByte, log: cfg.Log}
+	e.door = &door{name: cfg.Name, routes: rs, metas: metas, exchange: e.asks, source: e.fills, shield: e.shield, loop: name, memory: memory, metrics: m, wait: cfg.FirstByte, log: cfg.Log}
 	if cfg.Tokens {
 		if e.door.gate, err = newGate(m); err != nil {
 			return nil, err
@@ -141,12 +150,24 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		ConnState:             idle,        // timeouts are the transport's business
 		Logger:                quiet{log},
 	}
-	reg.MustRegister(&e.conns)
+	reg.MustRegister(&e.conns, breakers(func() []*care {
+		cares := e.shield.cares()
+		for _, r := range rs {
+			cares = append(cares, r.care)
+		}
+		return cares
+	}))
 	return e, nil
 }
 
 // Trust replaces what tokens are checked against. Until the first call an edge with Tokens serves public objects only.
 func (e *Edge) Trust(t *Trust) { e.door.gate.set(t) }
+
+// SetPeers replaces the edges of the region that share objects with this one; self is the name of this edge among them,
+// key its identity. Until the first call an edge has none, and asks origins only.
+func (e *Edge) SetPeers(self string, key ed25519.PrivateKey, peers []Peer) {
+	e.shield.set(self, key, peers)
+}
 
 // Drain makes /readyz say 503, or 200 again; requests are served all the same.
 func (e *Edge) Drain(on bool) { e.door.ready.Store(!on) }

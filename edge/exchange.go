@@ -160,11 +160,11 @@ func (x *exchange) send(a *ask, old *Meta, exact bool) (outcome, error) {
 	} else if rng := widen(a.plan.Range, exact); rng != "" {
 		header.Set("Range", rng)
 	}
-	ctx, cancel := context.WithCancel(x.life)
-	timer := time.AfterFunc(x.wait, cancel)
-	x.metrics.originRequests.WithLabelValues("get").Inc()
+	ctx, end := context.WithCancelCause(x.life)
+	cancel := func() { end(context.Canceled) }
+	timer := time.AfterFunc(x.wait, func() { end(context.DeadlineExceeded) })
 	asked := time.Now()
-	resp, err := a.route.http().send(ctx, http.MethodGet, a.key, header, nil)
+	resp, err := a.route.forward(ctx, http.MethodGet, a.key, header, nil, old == nil)
 	answered := time.Now()
 	if !timer.Stop() && err != nil {
 		err = errors.Join(context.DeadlineExceeded, err)
@@ -404,6 +404,6 @@ func (x *exchange) end() {
 }
 
 // hidden are request fields that end at this edge: they steer the cache or describe the player to it.
-var hidden = []string{"Host", "Content-Length", "Expect", "Cmcd-Request", "Cmcd-Object", "Cmcd-Status", "Cmcd-Session"}
+var hidden = []string{"Host", "Content-Length", "Expect", "Cmcd-Request", "Cmcd-Object", "Cmcd-Status", "Cmcd-Session", "Segue-Peer"}
 
 func endsHere(name string) bool { return slices.Contains(hidden, name) }

@@ -109,12 +109,11 @@ func (d *door) pass(ctx *fasthttp.RequestCtx, t target, reason string) {
 
 // send sends a request on as it is.
 func (d *door) send(ctx *fasthttp.RequestCtx, t target) (*passing, error) {
-	pctx, cancel := context.WithCancel(context.Background()) // ends with the reply, not with the handler
-	timer := time.AfterFunc(d.wait, cancel)
-	resp, err := t.route.http().send(pctx, string(ctx.Method()), strings.Clone(t.key), requestHeader(ctx), bytes.NewReader(ctx.Request.Body()))
-	if !timer.Stop() && err != nil {
-		err = errors.Join(context.DeadlineExceeded, err)
-	}
+	pctx, end := context.WithCancelCause(context.Background()) // ends with the reply, not with the handler
+	cancel := func() { end(context.Canceled) }
+	timer := time.AfterFunc(d.wait, func() { end(context.DeadlineExceeded) })
+	resp, err := t.route.forward(pctx, string(ctx.Method()), strings.Clone(t.key), requestHeader(ctx), bytes.NewReader(ctx.Request.Body()), false)
+	timer.Stop()
 	if err != nil {
 		cancel()
 		return nil, err
@@ -179,7 +178,7 @@ func (d *door) otherMethod(ctx *fasthttp.RequestCtx, raw string) {
 	}
 	// RFC 9110 9.3.3: the answer to a POST that says that it is what a GET would get.
 	if at, ok := policy.SameHost(p.Header.Get("Content-Location"), string(ctx.Host()), raw); method == http.MethodPost && ok && at == raw {
-		a := &ask{method: method, route: t.route, key: t.key, header: requestHeader(ctx), begun: begun}
+		a := &ask{method: method, route: t.route, key: strings.Clone(t.key), header: requestHeader(ctx), begun: begun}
 		m, err := d.exchange.keep(a, p, policy.Response{Status: p.StatusCode, Header: p.Header, Asked: begun, Answered: time.Now()}, "")
 		if err == nil && m != nil {
 			err = d.answer(ctx, m, policy.Request{Method: http.MethodGet}, forward+"; stored", begun)

@@ -80,6 +80,28 @@ func (h *HTTPOrigin) send(ctx context.Context, method, key string, header http.H
 	return resp, nil
 }
 
+// forward is HTTPOrigin.send under the route's care. The answer's body ends the request. again: it may be repeated when no
+// answer came. An answer of 5xx is one, however it counts for the breaker: what it means is for RFC 9111 to say.
+func (r *Route) forward(ctx context.Context, method, key string, header http.Header, body io.Reader, again bool) (*http.Response, error) {
+	header.Add("Cdn-Loop", r.loop) // RFC 8586 2
+	resp, l, err := perform(ctx, r.care, call[*http.Response]{verb: strings.ToLower(method), again: again,
+		once: func(ctx context.Context) (*http.Response, error) {
+			return r.http().send(ctx, method, key, header.Clone(), body)
+		},
+		fault: func(resp *http.Response) error {
+			if resp.StatusCode >= 500 && resp.StatusCode != http.StatusNotImplemented {
+				return fmt.Errorf("origin answers %s", resp.Status)
+			}
+			return nil
+		}})
+	if err != nil {
+		r.care.complain(key, err)
+		return nil, err
+	}
+	resp.Body = newCaredBody(resp.Body, l, -1) // net/http knows the length
+	return resp, nil
+}
+
 // via is what this edge puts into Via.
 const via = "1.1 segue"
 
@@ -108,7 +130,7 @@ func (h *HTTPOrigin) Open(ctx context.Context, m *Meta, rng media.ByteRange) (io
 		err = media.ErrChanged
 	case resp.StatusCode == http.StatusOK:
 		_, err = io.CopyN(io.Discard, resp.Body, rng.Offset)
-	case first != rng.Offset || length < rng.Length:
+	case first != rng.Offset || length < rng.Length || resp.ContentLength >= 0 && resp.ContentLength != length:
 		err = fmt.Errorf("origin's Content-Range %q, asked for %s: %w", resp.Header.Get("Content-Range"), header.Get("Range"), media.ErrCorrupt)
 	}
 	if err != nil {

@@ -38,6 +38,8 @@ type Meta struct {
 	Age      time.Duration // then
 	policy.Stored
 	Object ObjectID
+
+	alone bool // in the hands of a request that may go to the origin, but not to a peer
 }
 
 // part reports whether only a part of the representation is held.
@@ -75,6 +77,16 @@ func (f fields) All() iter.Seq2[string, string] {
 			rest = next
 		}
 	}
+}
+
+// get is the first value of a field, or empty.
+func (f fields) get(name string) string {
+	for n, value := range f.All() {
+		if n == name {
+			return value
+		}
+	}
+	return ""
 }
 
 // header is f as net/http has it.

@@ -202,8 +202,7 @@ func (t *metas) stat(ctx context.Context, r *Route, key string) (m *Meta, known 
 	v, err, _ := t.asking.Do(id(r, key), func() (any, error) {
 		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.timeout)
 		defer cancel()
-		t.metrics.originRequests.WithLabelValues("stat").Inc()
-		m, err := r.Origin.(objects).Stat(sctx, key)
+		m, err := r.stat(sctx, key)
 		now := time.Now()
 		switch {
 		case errors.Is(err, media.ErrNotFound):

@@ -20,6 +20,19 @@ type metrics struct {
 	tokensVerified prometheus.Counter
 	firstByte      prometheus.Histogram
 
+	upstreamBusy     *prometheus.GaugeVec   // upstream
+	upstreamWaiting  *prometheus.GaugeVec   // upstream
+	upstreamRefused  *prometheus.CounterVec // upstream, reason
+	upstreamFailures *prometheus.CounterVec // upstream
+	breakerChanges   *prometheus.CounterVec // upstream, to
+	repeats          *prometheus.CounterVec // upstream, kind
+	hedgesWon        *prometheus.CounterVec // upstream
+	budgetEmpty      *prometheus.CounterVec // upstream
+	readAhead        prometheus.Counter
+	peerRuns         *prometheus.CounterVec // result
+	peersRefused     prometheus.Counter
+	loops            prometheus.Counter
+
 	seen [600][6]atomic.Pointer[seen] // by status
 }
 
@@ -67,5 +80,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: []float64{.00005, .0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5}}),
 	}
 	reg.MustRegister(m.requests, m.servedBytes, m.filledBytes, m.originRequests, m.coalesced, m.staleOnError, m.staleWhile, m.evicted, m.refused, m.tokensVerified, m.firstByte)
+	// Upstream is the prefix of a route, or "peer" for all peers together.
+	m.upstreamBusy = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "segue_edge_upstream_requests", Help: "Requests under way, by upstream."}, []string{"upstream"})
+	m.upstreamWaiting = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "segue_edge_upstream_waiting", Help: "Requests that wait for a slot of their upstream."}, []string{"upstream"})
+	m.upstreamRefused = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_upstream_refused_total", Help: "Requests not made: the queue was full, the wait too long, or the breaker open."}, []string{"upstream", "reason"})
+	m.upstreamFailures = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_upstream_failures_total", Help: "Requests to upstreams that failed for good, after any repeat."}, []string{"upstream"})
+	m.breakerChanges = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_breaker_changes_total", Help: "Changes of circuit breakers, by the state after."}, []string{"upstream", "to"})
+	m.repeats = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_upstream_repeats_total", Help: "Requests made again: retry of a failure, resume of a broken body, hedge of a slow answer."}, []string{"upstream", "kind"})
+	m.hedgesWon = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_hedges_won_total", Help: "Hedges that answered before the request they stood by."}, []string{"upstream"})
+	m.budgetEmpty = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_repeats_refused_total", Help: "Repeats that the budget did not allow."}, []string{"upstream"})
+	m.readAhead = prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_read_ahead_total", Help: "Fills begun ahead of a reader of a long range."})
+	m.peerRuns = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_edge_peer_runs_total", Help: "Runs of blocks asked of peers, by result: served, broken, down, declined."}, []string{"result"})
+	m.peersRefused = prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_peer_identities_refused_total", Help: "Requests whose Segue-Peer was not that of a peer."})
+	m.loops = prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_edge_loops_total", Help: "Requests refused because they had been here before (CDN-Loop)."})
+	reg.MustRegister(m.upstreamBusy, m.upstreamWaiting, m.upstreamRefused, m.upstreamFailures, m.breakerChanges, m.repeats, m.hedgesWon, m.budgetEmpty,
+		m.readAhead, m.peerRuns, m.peersRefused, m.loops)
 	return m
 }

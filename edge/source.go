@@ -29,6 +29,7 @@ type Tier string
 const (
 	TierMemory Tier = "memory"
 	TierDisk   Tier = "disk"
+	TierShield Tier = "shield" // another edge of the region
 	TierOrigin Tier = "origin"
 )
 

@@ -3,6 +3,7 @@ package edge
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -12,8 +13,6 @@ import (
 
 	"segue/edge/policy"
 	"segue/media"
-
-	"golang.org/x/sync/semaphore"
 )
 
 // Origin is where a route's objects come from. Keys are what follows the route's prefix. Errors wrap
@@ -31,46 +30,90 @@ type objects interface {
 	Stat(ctx context.Context, key string) (*Meta, error)
 }
 
-// Upstream is the lowest tier: one ranged request per run of blocks, to the origin of the Meta's route.
+// Upstream is the lowest tier: one ranged request per run of blocks, to the origin of the Meta's route, under its care.
+// A body that breaks is resumed from the block where it broke, while the budget lasts.
 type Upstream struct {
-	slots   *semaphore.Weighted // requests to origins at once
-	alloc   func(n int) *Block
-	metrics *metrics
+	alloc func(n int) *Block
 }
 
-func newUpstream(concurrent int64, alloc func(n int) *Block, m *metrics) *Upstream {
-	return &Upstream{semaphore.NewWeighted(concurrent), alloc, m}
-}
+// errStopped: the consumer wants no more.
+var errStopped = errors.New("stopped")
 
 // Fetch implements Source.
 func (u *Upstream) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 	return func(yield func(Piece, error) bool) {
-		fail := func(err error) { yield(Piece{}, fmt.Errorf("fetch %s: %w", w.Meta.Key, err)) }
-		if err := u.slots.Acquire(ctx, 1); err != nil {
-			fail(err)
-			return
-		}
-		defer u.slots.Release(1)
-		from := int64(w.First) * BlockSize
-		to := min(int64(w.Last+1)*BlockSize, w.Meta.Size)
-		u.metrics.originRequests.WithLabelValues("get").Inc()
-		body, err := w.Meta.Route.Origin.Open(ctx, w.Meta, media.ByteRange{Offset: from, Length: to - from})
-		if err != nil {
-			fail(err)
-			return
-		}
-		defer body.Close()
-		for n := w.First; n <= w.Last; n++ {
-			block := u.alloc(blockLen(w.Meta.Size, n))
-			if _, err := io.ReadFull(body, block.Bytes); err != nil {
-				fail(fmt.Errorf("block %d: %w", n, err))
+		c := w.Meta.Route.care
+		for tries := 1; ; tries++ {
+			body, err := w.Meta.Route.open(ctx, w.Meta, w.bytes())
+			opened := err == nil
+			if opened {
+				before := w.First
+				err = blocks(body, &w, u.alloc, TierOrigin, yield)
+				body.Close()
+				if w.First > before {
+					tries = 1
+				}
+			}
+			if err == nil || err == errStopped {
 				return
 			}
-			if !yield(Piece{n, block, TierOrigin}, nil) {
+			if !opened || tries == maxTries || answered(err) || !c.again(ctx, "resume") {
+				c.complain(w.Meta.Key, err)
+				yield(Piece{}, fmt.Errorf("fetch %s: block %d: %w", w.Meta.Key, w.First, err))
 				return
 			}
 		}
 	}
+}
+
+// bytes is the range of a Want.
+func (w Want) bytes() media.ByteRange {
+	from := int64(w.First) * BlockSize
+	return media.ByteRange{Offset: from, Length: min(int64(w.Last+1)*BlockSize, w.Meta.Size) - from}
+}
+
+// blocks hands on the blocks of a run as they come out of a body, and moves w.First over what was handed on. Errors:
+// errStopped, the body's.
+func blocks(body io.Reader, w *Want, alloc func(n int) *Block, tier Tier, yield func(Piece, error) bool) error {
+	for w.First <= w.Last {
+		b := alloc(blockLen(w.Meta.Size, w.First))
+		if _, err := io.ReadFull(body, b.Bytes); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		p := Piece{w.First, b, tier}
+		w.First++
+		if !yield(p, nil) {
+			return errStopped
+		}
+	}
+	return nil
+}
+
+// open is Origin.Open under the route's care.
+func (r *Route) open(ctx context.Context, m *Meta, rng media.ByteRange) (io.ReadCloser, error) {
+	body, l, err := perform(ctx, r.care, call[io.ReadCloser]{verb: "get", again: true, hedge: true,
+		once: func(ctx context.Context) (io.ReadCloser, error) { return r.Origin.Open(ctx, m, rng) },
+		drop: func(body io.ReadCloser) { body.Close() }})
+	if err != nil {
+		return nil, err
+	}
+	return newCaredBody(body, l, rng.Length), nil
+}
+
+// stat is objects.Stat under the route's care.
+func (r *Route) stat(ctx context.Context, key string) (*Meta, error) {
+	m, l, err := perform(ctx, r.care, call[*Meta]{verb: "stat", again: true, hedge: true,
+		once: func(ctx context.Context) (*Meta, error) { return r.Origin.(objects).Stat(ctx, key) },
+		drop: func(*Meta) {}})
+	if err != nil {
+		r.care.complain(key, err)
+		return nil, err
+	}
+	l.end()
+	return m, nil
 }
 
 // immutable is how long a versioned object is fresh: for ever, in the words of HTTP a year.

@@ -68,6 +68,15 @@ type EdgeConfig struct {
 	Issuer   string     `json:"issuer"`  // iss of valid access tokens
 	Keys     []TokenKey `json:"keys"`    // all that verify now
 	Revoked  []string   `json:"revoked"` // cti of tokens that are refused before their end
+	Peers    []Peer     `json:"peers"`   // healthy edges of the same region, by name, but for the one that asks
+}
+
+// Peer is another edge of the region: one that shares objects, and signs its requests for them.
+type Peer struct {
+	Name      string `json:"name"`
+	Region    string `json:"region"`
+	URL       string `json:"url"`
+	PublicKey []byte `json:"public_key"` // Ed25519, 32 bytes
 }
 
 // TokenKey verifies Common Access Tokens. Alg EdDSA: Key is the public key, 32 bytes. Alg HS256: the secret.

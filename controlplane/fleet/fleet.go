@@ -45,13 +45,14 @@ type Service struct {
 	nodes *registry.Memory
 	keys  func() []api.TokenKey // verify-only
 
-	mu    sync.Mutex // guards beats
+	mu    sync.Mutex // guards the fields below
 	beats map[string]api.Heartbeat
+	ids   map[string][]byte // public keys of the edges that were heard
 }
 
 // New returns the service; keys gives the public halves that edges verify tokens with.
 func New(db *store.DB, nodes *registry.Memory, keys func() []api.TokenKey) *Service {
-	return &Service{db: db, nodes: nodes, keys: keys, beats: map[string]api.Heartbeat{}}
+	return &Service{db: db, nodes: nodes, keys: keys, beats: map[string]api.Heartbeat{}, ids: map[string][]byte{}}
 }
 
 // PutRegion creates or replaces a region.
@@ -190,17 +191,22 @@ func (s *Service) Heartbeat(ctx context.Context, id string, h api.Heartbeat) (ap
 	}
 	n := geo.Node{ID: id, URL: h.URL, LoadRatio: min(1, max(h.CPURatio, float64(h.EgressBps)/capacityBps))}
 	var draining int
-	err := s.db.QueryRowContext(ctx, `SELECT e.name, e.region, e.draining, r.latitude, r.longitude FROM edges e JOIN regions r ON r.name = e.region WHERE e.id = $1`, id).
-		Scan(&n.Name, &n.Region, &draining, &n.At.Lat, &n.At.Lon)
+	var key string
+	err := s.db.QueryRowContext(ctx, `SELECT e.name, e.region, e.draining, e.public_key, r.latitude, r.longitude FROM edges e JOIN regions r ON r.name = e.region WHERE e.id = $1`, id).
+		Scan(&n.Name, &n.Region, &draining, &key, &n.At.Lat, &n.At.Lon)
 	if errors.Is(err, sql.ErrNoRows) {
 		return api.HeartbeatReply{}, fmt.Errorf("edge %s: %w", id, media.ErrNotFound)
 	} else if err != nil {
 		return api.HeartbeatReply{}, err
 	}
+	public, err := base64.StdEncoding.DecodeString(key)
+	if err != nil {
+		return api.HeartbeatReply{}, fmt.Errorf("public key of edge %s: %w: %w", id, media.ErrCorrupt, err)
+	}
 	n.Draining = draining != 0 || h.Draining
 	s.nodes.Announce(n, time.Now())
 	s.mu.Lock()
-	s.beats[id] = h
+	s.beats[id], s.ids[id] = h, public
 	s.mu.Unlock()
 	return api.HeartbeatReply{Draining: draining != 0}, nil
 }
@@ -256,15 +262,37 @@ func (s *Service) Drain(ctx context.Context, id string, on bool) error {
 	return nil
 }
 
-// Config is the configuration of all edges now. Its revision changes when anything else in it does.
-func (s *Service) Config(issuer string) (api.EdgeConfig, error) {
-	c := api.EdgeConfig{Issuer: issuer, Keys: s.keys(), Revoked: []string{}}
+// Config is the configuration of an edge now. Its revision changes when anything else in it does. It asks no database:
+// it is called a few times a second for each edge that waits.
+func (s *Service) Config(id, issuer string) (api.EdgeConfig, error) {
+	c := api.EdgeConfig{Issuer: issuer, Keys: s.keys(), Revoked: []string{}, Peers: s.peers(id)}
 	b, err := json.Marshal(c)
 	if err != nil {
 		return c, fmt.Errorf("bug: %w", err)
 	}
 	c.Revision = digest(string(b))[:16]
 	return c, nil
+}
+
+// peers lists the healthy edges that share a region with one. Draining ones are none: what they own moves on before they
+// leave. An edge that was not heard yet has no peers.
+func (s *Service) peers(id string) []api.Peer {
+	nodes := s.nodes.Nodes(time.Now())
+	region := ""
+	for _, n := range nodes {
+		if n.ID == id {
+			region = n.Region
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := []api.Peer{}
+	for _, n := range nodes {
+		if key := s.ids[n.ID]; n.ID != id && n.Region == region && n.Healthy && !n.Draining && key != nil {
+			out = append(out, api.Peer{Name: n.Name, Region: n.Region, URL: n.URL, PublicKey: key})
+		}
+	}
+	return out
 }
 
 func digest(secret string) string {

@@ -53,6 +53,7 @@ type Member struct {
 	joined   api.Joined
 	client   *api.Client
 	revision string
+	trusted  string // what of the configuration the edge's Trust was made of
 }
 
 // Join reads the identity of an earlier life, or makes one and joins. It applies the configuration kept, if there is
@@ -191,7 +192,20 @@ func (m *Member) poll(ctx context.Context, wait bool) error {
 	return m.write("config.json", c)
 }
 
+// apply puts a configuration in force. Peers come and go often, keys do not: a new Trust costs the edge all verdicts that
+// it remembers, so an old one is left alone.
 func (m *Member) apply(c api.EdgeConfig) {
+	m.revision = c.Revision
+	peers := make([]edge.Peer, 0, len(c.Peers))
+	for _, p := range c.Peers {
+		peers = append(peers, edge.Peer{Name: p.Name, URL: p.URL, Key: p.PublicKey})
+	}
+	m.edge.SetPeers(m.cfg.Name, m.key, peers)
+	trusted, err := json.Marshal(api.EdgeConfig{Issuer: c.Issuer, Keys: c.Keys, Revoked: c.Revoked})
+	if err == nil && string(trusted) == m.trusted {
+		return
+	}
+	m.trusted = string(trusted)
 	t := &edge.Trust{Issuer: c.Issuer, Revoked: map[string]bool{}}
 	for _, k := range c.Keys {
 		key := cat.Key{ID: k.ID, Alg: k.Alg}
@@ -206,7 +220,6 @@ func (m *Member) apply(c api.EdgeConfig) {
 		t.Revoked[id] = true
 	}
 	m.edge.Trust(t)
-	m.revision = c.Revision
 }
 
 // sign makes the JWT of one call.
