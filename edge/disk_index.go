@@ -40,6 +40,7 @@ type diskGroup struct {
 	present      uint16 // a bit per block
 	visited      bool   // hit since the hand passed
 	dying        bool   // its hole is being punched: nothing may be added
+	losses       uint32 // times that blocks were taken out: a reader compares it before it blames the disk
 	purged       bool   // what its writers are at is not to be kept
 	busy         int32  // writers at work: it cannot leave
 	freed        int64  // dying: the bytes that it held
@@ -116,6 +117,9 @@ func (x *diskIndex) remove(g *diskGroup) {
 
 func (x *diskIndex) setPresent(g *diskGroup, present uint16) {
 	x.held -= g.bytes()
+	if g.present&^present != 0 {
+		g.losses++
+	}
 	g.present = present
 	x.held += g.bytes()
 }

@@ -276,8 +276,8 @@ func (d *Disk) clear(leaving []*diskGroup) (freed int64) {
 	path := d.path(o.id)
 	var err error
 	if o.dying {
-		d.files.drop(o.id)
 		err = os.Remove(path)
+		d.files.drop(o.id) // after: who opened it before is found, who comes later finds no file
 	} else {
 		err = punch(path, int64(leaving[0].number)*groupBlocks*BlockSize, groupBlocks*BlockSize)
 	}
@@ -303,8 +303,8 @@ func (d *Disk) clear(leaving []*diskGroup) (freed int64) {
 	o.dying = true
 	d.index.objects[o.id] = o
 	d.mu.Unlock()
-	d.files.drop(o.id)
 	err = os.Remove(path)
+	d.files.drop(o.id)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		d.fault(opWrite, err)
 	}
