@@ -237,7 +237,9 @@ func TestDiskRestart(t *testing.T) {
 		if lines.errors.Load()+lines.warnings.Load() > 0 {
 			t.Error("a restart is worth no complaint")
 		}
+		d.mu.Lock()
 		checkIndex(t, d.index)
+		d.mu.Unlock()
 	}
 }
 
