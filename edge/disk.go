@@ -215,7 +215,7 @@ func (d *Disk) absent(m *Meta, first, last uint32) uint32 {
 
 // read returns a block whose bytes match their checksum, or nil.
 func (d *Disk) read(m *Meta, n uint32) *Block {
-	sum, ok := d.lookup(m, n)
+	at, ok := d.lookup(m, n)
 	if !ok {
 		return nil
 	}
@@ -225,13 +225,13 @@ func (d *Disk) read(m *Meta, n uint32) *Block {
 		_, err = f.ReadAt(block.Bytes, int64(n)*BlockSize)
 		d.files.put(f)
 	}
-	if err == nil && blockSum(m.Object, n, block.Bytes) == sum {
+	if err == nil && blockSum(m.Object, n, block.Bytes) == at.sum {
 		d.works(opRead)
 		d.metrics.hits.Inc()
 		return block
 	}
-	if !d.forget(m.Object, n, sum) {
-		return nil // it was evicted while it was read
+	if !d.forget(at) {
+		return nil // it was evicted while it was read, and is perhaps there again
 	}
 	var sys *os.PathError // a short file, an absent file and wrong bytes are damage; the rest is the disk's failure
 	if errors.As(err, &sys) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrClosed) {
@@ -242,34 +242,41 @@ func (d *Disk) read(m *Meta, n uint32) *Block {
 	return nil
 }
 
-// lookup returns the checksum of a block that is on the disk, and marks it as used.
-func (d *Disk) lookup(m *Meta, n uint32) (sum uint32, ok bool) {
+// diskPlace is a block as the index knew it when a read began.
+type diskPlace struct {
+	group  *diskGroup
+	bit    uint32
+	sum    uint32
+	losses uint32
+}
+
+// lookup finds a block that is on the disk, and marks it as used.
+func (d *Disk) lookup(m *Meta, n uint32) (at diskPlace, ok bool) {
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	g := d.index.group(m.Object, n/groupBlocks)
 	bit := n % groupBlocks
 	if g == nil || g.object.size != m.Size || g.present>>bit&1 == 0 || !d.reads.usable(now) {
-		return 0, false
+		return at, false
 	}
 	g.used = uint32(now.Unix())
 	if !g.visited {
 		g.visited = true
 		d.note(g)
 	}
-	return g.sums[bit], true
+	return diskPlace{g, bit, g.sums[bit], g.losses}, true
 }
 
-// forget takes a bad block out of the index. False: it was not there any more.
-func (d *Disk) forget(id ObjectID, n uint32, sum uint32) bool {
+// forget takes a bad block out of the index. False: something left its group since the read began.
+func (d *Disk) forget(at diskPlace) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	g := d.index.group(id, n/groupBlocks)
-	bit := n % groupBlocks
-	if g == nil || g.present>>bit&1 == 0 || g.sums[bit] != sum {
+	g := at.group // one that left the index is empty: it lost its blocks
+	if g.losses != at.losses {
 		return false
 	}
-	d.index.setPresent(g, g.present&^(1<<bit))
+	d.index.setPresent(g, g.present&^(1<<at.bit))
 	d.note(g)
 	return true
 }

@@ -72,7 +72,7 @@ func (c *openFiles) put(f *openFile) {
 	}
 }
 
-// drop closes a file that is about to be removed; readers at work keep theirs until they are done.
+// drop closes a file that was removed; readers at work keep theirs until they are done.
 func (c *openFiles) drop(id ObjectID) {
 	c.mu.Lock()
 	c.drops++

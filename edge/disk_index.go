@@ -16,7 +16,7 @@ const groupBlocks = 16
 
 // diskIndex knows what is on the disk: objects, their groups of blocks, and the order in which groups leave. The order
 // is SIEVE's (Zhang et al., NSDI 2024), as in Memory: a hit sets a mark and moves nothing. It does no I/O and has no
-// lock of its own. About 150 bytes per group, 8 more per block.
+// lock of its own. About 100 bytes per object, 100 per group, 4 per block.
 type diskIndex struct {
 	objects map[ObjectID]*diskObject
 	head    *diskGroup // newest
@@ -40,6 +40,7 @@ type diskGroup struct {
 	present      uint16 // a bit per block
 	visited      bool   // hit since the hand passed
 	dying        bool   // its hole is being punched: nothing may be added
+	losses       uint32 // times that blocks were taken out: a reader compares it before it blames the disk
 	purged       bool   // what its writers are at is not to be kept
 	busy         int32  // writers at work: it cannot leave
 	freed        int64  // dying: the bytes that it held
@@ -116,6 +117,9 @@ func (x *diskIndex) remove(g *diskGroup) {
 
 func (x *diskIndex) setPresent(g *diskGroup, present uint16) {
 	x.held -= g.bytes()
+	if g.present&^present != 0 {
+		g.losses++
+	}
 	g.present = present
 	x.held += g.bytes()
 }

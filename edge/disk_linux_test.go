@@ -102,7 +102,9 @@ func TestDiskKilled(t *testing.T) {
 		}
 
 		d, _, said := startDisk(t, dir, killedBudget, nil)
+		d.mu.Lock()
 		checkIndex(t, d.index)
+		d.mu.Unlock()
 		for _, m := range killedObjects() {
 			fromDisk += fetchDisk(t, d, m, 0, uint32(blockCount(m.Size)-1))
 			if record, ok := d.GetMeta(m.Key); ok {

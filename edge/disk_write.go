@@ -230,8 +230,9 @@ func (d *Disk) makeRoom(more int64) error {
 			return nil
 		}
 		var leaving []*diskGroup
+		whole := false
 		if evicted < maxEvictions {
-			leaving = d.choose()
+			leaving, whole = d.choose()
 		}
 		empty := d.index.held == 0
 		d.mu.Unlock()
@@ -241,22 +242,22 @@ func (d *Disk) makeRoom(more int64) error {
 		case leaving == nil:
 			return errDiskBusy
 		}
-		lack -= d.clear(leaving)
+		lack -= d.clear(leaving, whole)
 	}
 }
 
 // choose picks the groups that leave next, all of one object, and marks them: from now on they are misses and nothing
-// is added to them. The caller holds mu.
-func (d *Disk) choose() []*diskGroup {
+// is added to them. Whole says that they are all that the object has. The caller holds mu.
+func (d *Disk) choose() (leaving []*diskGroup, whole bool) {
 	g := d.index.victim()
 	if g == nil {
-		return nil
+		return nil, false
 	}
-	leaving := []*diskGroup{g}
+	leaving = []*diskGroup{g}
 	if d.whole.Load() {
 		leaving = slices.Clone(g.object.groups)
 		if slices.ContainsFunc(leaving, func(g *diskGroup) bool { return g.busy > 0 || g.dying }) {
-			return nil
+			return nil, false
 		}
 	}
 	for _, g := range leaving {
@@ -266,18 +267,18 @@ func (d *Disk) choose() []*diskGroup {
 		d.note(g)
 	}
 	g.object.dying = len(leaving) == len(g.object.groups)
-	return leaving
+	return leaving, g.object.dying
 }
 
 // clear gives back the space of groups that were marked, and returns how much it was. Nobody writes to them meanwhile,
 // and who reads them finds that they do not match or are gone.
-func (d *Disk) clear(leaving []*diskGroup) (freed int64) {
+func (d *Disk) clear(leaving []*diskGroup, whole bool) (freed int64) {
 	o := leaving[0].object
 	path := d.path(o.id)
 	var err error
-	if o.dying {
-		d.files.drop(o.id)
+	if whole {
 		err = os.Remove(path)
+		d.files.drop(o.id) // after: who opened it before is found, who comes later finds no file
 	} else {
 		err = punchFile(path, int64(leaving[0].number)*groupBlocks*BlockSize, groupBlocks*BlockSize)
 	}
@@ -296,15 +297,15 @@ func (d *Disk) clear(leaving []*diskGroup) (freed int64) {
 	for _, g := range leaving {
 		d.index.remove(g)
 	}
-	if len(o.groups) > 0 || o.dying {
+	if len(o.groups) > 0 || whole {
 		return freed
 	}
 	// Its last groups left side by side, each by a hole. The object stays as a place holder while the file goes.
 	o.dying = true
 	d.index.objects[o.id] = o
 	d.mu.Unlock()
-	d.files.drop(o.id)
 	err = os.Remove(path)
+	d.files.drop(o.id)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		d.fault(opWrite, err)
 	}
@@ -342,11 +343,11 @@ func (d *Disk) Remove(id ObjectID) {
 	d.mu.Unlock()
 	d.poke()
 	if whole {
-		d.clear(leaving)
+		d.clear(leaving, true)
 		return
 	}
 	for _, g := range leaving {
-		d.clear([]*diskGroup{g})
+		d.clear([]*diskGroup{g}, false)
 	}
 }
 
