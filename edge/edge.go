@@ -118,6 +118,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		NoDefaultServerHeader: true,
 		NoDefaultContentType:  true,
 		ReadBufferSize:        8 << 10, // a URL with a token, and CMCD
+		WriteBufferSize:       1536,    // the head; bodies pass by
 		MaxRequestBodySize:    16 << 20,
 		Concurrency:           200_000,
 		CloseOnShutdown:       true,
