@@ -4,7 +4,7 @@ DATA ?= segue-data
 ARGS ?=
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: up build test test-short bench deps-up deps web clean help
+.PHONY: up build test test-short bench bench-edge deps-up deps web clean help
 
 up: build ## install what is missing, build, run everything with music (MUSIC=DIR, DATA=DIR, ARGS="--edges 3")
 	exec bin/segue up --data $(DATA) --music $(MUSIC) $(ARGS)
@@ -24,6 +24,9 @@ test-short: ## tests that need no service: seconds
 
 bench: ## benchmarks; figures with their commands are in docs/performance.md
 	go test -run '^$$' -bench . -benchmem ./...
+
+bench-edge: ## segue-edge beside nginx, Varnish and Traffic Server: some twenty minutes (ARGS="--only hot")
+	@tools/bench/edge.sh $(ARGS)
 
 deps-up: # what `make up` needs
 	@tools/debian.sh tools/debian-up.txt

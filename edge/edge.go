@@ -142,6 +142,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		NoDefaultContentType:  true,
 		NoDefaultDate:         true,    // setDate
 		ReadBufferSize:        8 << 10, // a URL with a token, and CMCD
+		WriteBufferSize:       1536,    // the head; bodies pass by
 		MaxRequestBodySize:    16 << 20,
 		Concurrency:           200_000,
 		CloseOnShutdown:       true,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"runtime"
 	"sync"
 	"time"
 
@@ -26,12 +27,25 @@ type body struct {
 	block  *Block
 	at     int   // how much of the block was taken
 	left   int64 // of the body
+	herd   herd
 	conn   *transport.Conn
 	fetch  fetch
 	whole  int64       // bytes of the body
 	log    *RequestLog // that record goes to in the end; nil: none
 	record Record
 }
+
+// herd lets all who waited for the same block have a first part before anybody has the rest.
+type herd int
+
+const (
+	noHerd    herd = iota
+	herdFirst      // the next part is small
+	herdThen       // and others go first before the one after it
+)
+
+// firstPart is the size of a first part, in bytes: more than a player's smallest read, less than a socket takes at once.
+const firstPart = 16 << 10
 
 // fetch is a run from the source, under way; the zero value is none.
 type fetch struct {
@@ -65,7 +79,7 @@ func (d *door) open(m *Meta, a policy.Answer) (*body, Tier, error) {
 			b.Close()
 			return nil, "", err
 		}
-		tier, b.block = p.Tier, p.Block
+		tier, b.block, b.herd = p.Tier, p.Block, herdFirst
 	}
 	return b, tier, nil
 }
@@ -112,6 +126,13 @@ func (b *body) ahead() error {
 func (b *body) part(limit int64) ([]byte, error) {
 	if b.left == 0 {
 		return nil, io.EOF
+	}
+	switch b.herd {
+	case herdFirst:
+		b.herd, limit = herdThen, min(limit, firstPart)
+	case herdThen:
+		b.herd = noHerd
+		runtime.Gosched()
 	}
 	if err := b.ahead(); err != nil {
 		return nil, err
