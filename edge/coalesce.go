@@ -28,6 +28,7 @@ type Coalesce struct {
 	ahead   uint32           // blocks that may be read ahead of one reader
 	timeout time.Duration    // of one fill
 	metrics *metrics
+	keep    func(m *Meta, p Piece) // puts a block on disk; nil: there is none
 	life    context.Context // of all fills: they outlive their callers, not the edge
 	stop    context.CancelFunc
 
@@ -224,6 +225,15 @@ func (c *Coalesce) read(run Want, skip int64, body io.ReadCloser) iter.Seq2[Piec
 	}
 }
 
+// again is what happens when a block is asked for a second time: it is worth the disk then, which never sees it missed
+// twice while memory holds it.
+func (c *Coalesce) again(m *Meta, p Piece) func() {
+	if c.keep == nil || p.Tier == TierDisk {
+		return nil
+	}
+	return func() { c.keep(m, p) }
+}
+
 // take hands the pieces of a run to those who wait, and to memory.
 func (c *Coalesce) take(run Want, waiting []*arriving, pieces iter.Seq2[Piece, error]) (failure error) {
 	next := run.First
@@ -236,7 +246,7 @@ func (c *Coalesce) take(run Want, waiting []*arriving, pieces iter.Seq2[Piece, e
 			break
 		}
 		key := BlockKey{run.Meta.Object, next}
-		c.metrics.evicted.Add(float64(c.memory.Put(key, p.Block)))
+		c.metrics.evicted.Add(float64(c.memory.PutAnd(key, p.Block, c.again(run.Meta, p))))
 		c.metrics.filledBytes.WithLabelValues(string(p.Tier)).Add(float64(len(p.Block.Bytes)))
 		a := waiting[next-run.First]
 		a.block, a.tier = p.Block, p.Tier

@@ -126,6 +126,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		return nil, err
 	}
 	if e.disk != nil {
+		e.fills.keep = e.disk.Keep
 		metas.kept = e.disk
 	}
 	e.asks = newExchange(metas, e.fills, cfg.Memory, cfg.FirstByte, m)

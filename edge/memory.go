@@ -34,6 +34,8 @@ type memoryNode struct {
 	newer   *memoryNode
 	older   *memoryNode
 	visited atomic.Bool
+	first   func() // at the first hit; nil: nothing
+	told    atomic.Bool
 }
 
 // place is where a block lies in an arena.
@@ -97,12 +99,18 @@ func (m *Memory) Get(k BlockKey) *Block {
 	}
 	if !n.visited.Load() { // a write that changes nothing still moves the cache line between cores
 		n.visited.Store(true)
+		if n.first != nil && !n.told.Swap(true) {
+			n.first()
+		}
 	}
 	return n.block
 }
 
 // Put keeps a block. It returns how many blocks left for it.
-func (m *Memory) Put(k BlockKey, b *Block) (evicted int) {
+func (m *Memory) Put(k BlockKey, b *Block) (evicted int) { return m.PutAnd(k, b, nil) }
+
+// PutAnd is Put, and first is called when the block is asked for again: by the one who asks, so it must not wait.
+func (m *Memory) PutAnd(k BlockKey, b *Block, first func()) (evicted int) {
 	size := b.cost()
 	t := m.table(k)
 	m.mu.Lock()
@@ -114,7 +122,7 @@ func (m *Memory) Put(k BlockKey, b *Block) (evicted int) {
 		m.evict()
 		evicted++
 	}
-	n := &memoryNode{key: k, block: b, older: m.head}
+	n := &memoryNode{key: k, block: b, first: first, older: m.head}
 	if m.head != nil {
 		m.head.newer = n
 	}
