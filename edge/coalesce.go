@@ -29,7 +29,7 @@ type Coalesce struct {
 	timeout time.Duration    // of one fill
 	metrics *metrics
 	keep    func(m *Meta, p Piece) // puts a block on disk; nil: there is none
-	life    context.Context // of all fills: they outlive their callers, not the edge
+	life    context.Context        // of all fills: they outlive their callers, not the edge
 	stop    context.CancelFunc
 
 	mu      sync.Mutex           // guards pending

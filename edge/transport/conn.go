@@ -27,7 +27,7 @@ const (
 	waitWrite
 )
 
-// Conn is one TCP connection. Read, Write, ReadFrom and Close are for one goroutine at a time, and Close for any.
+// Conn is one TCP connection. Reading is for one goroutine at a time, and so is writing; Close for any.
 type Conn struct {
 	tcp   *net.TCPConn
 	raw   syscall.RawConn
@@ -59,7 +59,8 @@ type Conn struct {
 	held     []byte // kept back; valid until the call that set hold returns
 	out      outgoing
 	n        int
-	errno    syscall.Errno
+	readErr  syscall.Errno
+	writeErr syscall.Errno
 	readRaw  func(fd uintptr) bool
 	writeRaw func(fd uintptr) bool
 }
@@ -118,9 +119,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		return 0, err
-	case c.errno != 0:
+	case c.readErr != 0:
 		c.doomed()
-		return 0, &net.OpError{Op: "read", Net: "tcp", Source: c.tcp.LocalAddr(), Addr: c.tcp.RemoteAddr(), Err: os.NewSyscallError("read", c.errno)}
+		return 0, &net.OpError{Op: "read", Net: "tcp", Source: c.tcp.LocalAddr(), Addr: c.tcp.RemoteAddr(), Err: os.NewSyscallError("read", c.readErr)}
 	case c.n == 0:
 		c.doomed()
 		return 0, io.EOF
@@ -203,8 +204,8 @@ func (c *Conn) send(p Piece) (int64, error) {
 	}
 	n := max(0, c.out.done-int64(len(held)))
 	c.out = outgoing{}
-	if err == nil && c.errno != 0 {
-		err = &net.OpError{Op: "write", Net: "tcp", Source: c.tcp.LocalAddr(), Addr: c.tcp.RemoteAddr(), Err: os.NewSyscallError("write", c.errno)}
+	if err == nil && c.writeErr != 0 {
+		err = &net.OpError{Op: "write", Net: "tcp", Source: c.tcp.LocalAddr(), Addr: c.tcp.RemoteAddr(), Err: os.NewSyscallError("write", c.writeErr)}
 	}
 	return n, err
 }

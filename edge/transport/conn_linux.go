@@ -47,7 +47,7 @@ func (c *Conn) tryRead(fd uintptr) bool {
 			}
 			return false
 		}
-		c.n, c.errno = int(n), errno
+		c.n, c.readErr = int(n), errno
 		return true
 	}
 }
@@ -73,7 +73,7 @@ func (c *Conn) tryWrite(fd uintptr) bool {
 				errno = syscall.EIO // the file is shorter than its piece: a bug, but no reason to spin
 			}
 		default:
-			c.errno = 0
+			c.writeErr = 0
 			return true
 		}
 		switch errno {
@@ -85,7 +85,7 @@ func (c *Conn) tryWrite(fd uintptr) bool {
 			c.waiting.Store(waitWrite)
 			return false
 		default:
-			c.errno = errno
+			c.writeErr = errno
 			return true
 		}
 	}

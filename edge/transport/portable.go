@@ -26,7 +26,7 @@ func (c *Conn) tryRead(fd uintptr) bool {
 		return false
 	}
 	c.n = n
-	c.errno, _ = err.(syscall.Errno)
+	c.readErr, _ = err.(syscall.Errno)
 	return true
 }
 
@@ -38,7 +38,7 @@ func (c *Conn) tryWrite(fd uintptr) bool {
 				c.waiting.Store(waitWrite)
 				return false
 			}
-			if c.errno, _ = err.(syscall.Errno); c.errno != 0 {
+			if c.writeErr, _ = err.(syscall.Errno); c.writeErr != 0 {
 				return true
 			}
 			c.out.rest[i] = c.out.rest[i][n:]
@@ -46,7 +46,7 @@ func (c *Conn) tryWrite(fd uintptr) bool {
 			c.sent.Add(int64(n))
 		}
 	}
-	c.errno = 0
+	c.writeErr = 0
 	return true
 }
 
