@@ -114,6 +114,12 @@ func (r *runner) start(name, origin string, memory int64) (*peer, error) {
 		if c, err := net.Dial("tcp", s.Listen); err == nil {
 			c.Close()
 			time.Sleep(500 * time.Millisecond)
+			for _, pid := range p.pids() { // Traffic Server binds its network thread to all cores again
+				if out, err := exec.Command("taskset", "-a", "-c", "-p", serverCore, pid).CombinedOutput(); err != nil {
+					p.stop()
+					return nil, fmt.Errorf("taskset: %w: %s", err, out)
+				}
+			}
 			return p, nil
 		}
 		time.Sleep(50 * time.Millisecond)
