@@ -129,13 +129,13 @@ func (l *lines) count(what string) int {
 // serve runs an edge on loopback until the test ends or stop is called.
 func serve(t *testing.T, cfg edge.Config, log *slog.Logger) (base string, stop func()) {
 	t.Helper()
-	_, base, stop = serveEdge(t, cfg, log)
+	_, base, stop = serveEdge(t, cfg, log, prometheus.NewRegistry())
 	return base, stop
 }
 
-func serveEdge(t *testing.T, cfg edge.Config, log *slog.Logger) (e *edge.Edge, base string, stop func()) {
+func serveEdge(t *testing.T, cfg edge.Config, log *slog.Logger, reg *prometheus.Registry) (e *edge.Edge, base string, stop func()) {
 	t.Helper()
-	e, err := edge.New(cfg, log, prometheus.NewRegistry())
+	e, err := edge.New(cfg, log, reg)
 	if err != nil {
 		t.Fatal(err)
 	}

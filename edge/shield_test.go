@@ -17,17 +17,22 @@ import (
 	"segue/edge"
 	"segue/media"
 	"segue/media/cat"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // fleetOf starts edges with one store as their origin, each the others' peer.
-func fleetOf(t *testing.T, n int, cfg edge.Config) (bases []string, edges []*edge.Edge, stops []func()) {
+func fleetOf(t *testing.T, n int, cfg edge.Config) (bases []string, edges []*edge.Edge, stops []func(), repeats func() int) {
 	t.Helper()
+	var regs []*prometheus.Registry
 	var peers []edge.Peer
 	var keys []ed25519.PrivateKey
 	for i := range n {
 		own := cfg
 		own.Name = fmt.Sprintf("e%d", i)
-		e, base, stop := serveEdge(t, own, slog.New(slog.DiscardHandler))
+		reg := prometheus.NewRegistry()
+		regs = append(regs, reg)
+		e, base, stop := serveEdge(t, own, slog.New(slog.DiscardHandler), reg)
 		public, private, err := ed25519.GenerateKey(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -38,7 +43,23 @@ func fleetOf(t *testing.T, n int, cfg edge.Config) (bases []string, edges []*edg
 	for i, e := range edges {
 		e.SetPeers(peers[i].Name, keys[i], peers)
 	}
-	return bases, edges, stops
+	// Repeats are what edges asked origins more than once for, because an answer was slow on a busy machine.
+	return bases, edges, stops, func() (n int) {
+		for _, reg := range regs {
+			families, err := reg.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				if f.GetName() == "segue_edge_upstream_repeats_total" {
+					for _, m := range f.GetMetric() {
+						n += int(m.GetCounter().GetValue())
+					}
+				}
+			}
+		}
+		return n
+	}
 }
 
 func TestPeersShareObjects(t *testing.T) {
@@ -53,7 +74,7 @@ func TestPeersShareObjects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bases, edges, stops := fleetOf(t, 3, edge.Config{Tokens: true, Routes: []*edge.Route{{Prefix: "/", Origin: edge.StoreOrigin{Store: store}}}})
+	bases, edges, stops, repeats := fleetOf(t, 3, edge.Config{Tokens: true, Routes: []*edge.Route{{Prefix: "/", Origin: edge.StoreOrigin{Store: store}}}})
 	for _, e := range edges {
 		e.Trust(&edge.Trust{Issuer: "segue", Keys: []cat.Key{key}})
 	}
@@ -76,8 +97,8 @@ func TestPeersShareObjects(t *testing.T) {
 		}
 	}
 	clients.Wait()
-	if n := store.gets.Load(); n != objects {
-		t.Errorf("%d requests for %d objects reached the origin", n, objects)
+	if n, again := int(store.gets.Load()), repeats(); n < objects || n > objects+again {
+		t.Errorf("%d requests for %d objects reached the origin, %d of them repeats", n, objects, again)
 	}
 	if shielded.Load() == 0 {
 		t.Error("no reply came from a peer")
@@ -102,9 +123,11 @@ func TestBadPeerIsPassedBy(t *testing.T) {
 		put(t, store, media.Key(fmt.Sprint("o/", i)), want, "")
 	}
 	for name, h := range map[string]http.HandlerFunc{
-		"says no":      func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", 401) },
-		"is elsewhere": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", 302) },
-		"has another":  func(w http.ResponseWriter, r *http.Request) { honest(r, hijack(w), pattern(600_000), `"other"`) },
+		"says no": func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusUnauthorized) },
+		"is elsewhere": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+		},
+		"has another": func(w http.ResponseWriter, r *http.Request) { honest(r, hijack(w), pattern(600_000), `"other"`) },
 		"lies of range": func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprint(hijack(w), "HTTP/1.1 206 OK\r\nContent-Range: bytes 1-2/3\r\n\r\nxx")
 		},
@@ -124,7 +147,7 @@ func TestBadPeerIsPassedBy(t *testing.T) {
 				h(w, r)
 			}))
 			defer bad.Close()
-			e, base, _ := serveEdge(t, edge.Config{Routes: []*edge.Route{{Prefix: "/", Origin: edge.StoreOrigin{Store: store, Fresh: time.Hour}}}}, slog.New(slog.DiscardHandler))
+			e, base, _ := serveEdge(t, edge.Config{Routes: []*edge.Route{{Prefix: "/", Origin: edge.StoreOrigin{Store: store, Fresh: time.Hour}}}}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 			_, key, _ := ed25519.GenerateKey(nil)
 			e.SetPeers("self", key, []edge.Peer{{Name: "bad", URL: bad.URL, Key: key.Public().(ed25519.PublicKey)}})
 			for i := range 20 {
