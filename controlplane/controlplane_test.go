@@ -319,6 +319,47 @@ func (s *server) join(name, region, url string, lat, lon float64) member {
 	return m
 }
 
+// Peers of an edge are the healthy ones of its region, and a change of them leaves the rest of its configuration.
+func TestPeersOfARegion(t *testing.T) {
+	databases(t, func(t *testing.T, s *server) {
+		one := s.join("eu-1", "eu", "http://one.example", 52.4, 4.9)
+		config := func(m member) api.EdgeConfig {
+			return call[api.EdgeConfig](t, m.client(t, s), "GET", "/v1/fleet/config", nil)
+		}
+		before := config(one)
+		if len(before.Peers) != 0 {
+			t.Errorf("an edge alone has peers: %+v", before.Peers)
+		}
+		two := s.join("eu-2", "eu", "http://two.example", 52.4, 4.9)
+		far := s.join("us-1", "us", "http://us.example", 39, -77)
+		after := config(one)
+		want := []api.Peer{{Name: "eu-2", Region: "eu", URL: "http://two.example", PublicKey: two.key.Public().(ed25519.PublicKey)}}
+		if d := cmp.Diff(after.Peers, want); d != "" {
+			t.Error(d)
+		}
+		if after.Revision == before.Revision {
+			t.Error("a new peer has no new revision")
+		}
+		if d := cmp.Diff(after.Keys, before.Keys); d != "" {
+			t.Error(d)
+		}
+		if p := config(far).Peers; len(p) != 0 {
+			t.Errorf("peers of another region: %+v", p)
+		}
+		if err := s.admin.Call(t.Context(), "POST", "/v1/admin/edges/"+two.id+"/drain", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		call[api.HeartbeatReply](t, two.client(t, s), "POST", "/v1/fleet/heartbeat", api.Heartbeat{URL: "http://two.example"})
+		call[api.HeartbeatReply](t, one.client(t, s), "POST", "/v1/fleet/heartbeat", api.Heartbeat{URL: "http://one.example"})
+		if p := config(one).Peers; len(p) != 0 {
+			t.Errorf("a draining edge is a peer still: %+v", p)
+		}
+		if p := config(two).Peers; len(p) != 1 || p[0].Name != "eu-1" {
+			t.Errorf("a draining edge has no peers to ask: %+v", p)
+		}
+	})
+}
+
 func TestPlaybackOnTheNearestEdge(t *testing.T) {
 	databases(t, func(t *testing.T, s *server) {
 		user, _ := s.signIn("ada@example.org")

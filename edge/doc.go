@@ -1,6 +1,6 @@
 // Package edge is the cache that players fetch from.
 //
-//	player -> Door (token, key) -> metas -> policy.Plan -> Memory+Coalesce -> Disk -> Upstream -> origin
+//	player -> Door (token, key) -> metas -> policy.Plan -> Memory+Coalesce -> Disk -> Shield -> Upstream -> origin
 //
 // An object is a run of aligned blocks of 256 KiB. A Meta says what a cache key names now: size, validator,
 // freshness. A BlockKey holds a hash of cache key and validator, so blocks of two versions never meet in one reply.
