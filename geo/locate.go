@@ -1,6 +1,7 @@
 package geo
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 
@@ -25,6 +26,24 @@ func OpenLocator(path string, home Place) (*Locator, error) {
 	}
 	l.db = db
 	return l, nil
+}
+
+// Country is the ISO 3166-1 alpha-2 code of an address, or "" where it is not known; of the own network it is Home's.
+func (l *Locator) Country(ip netip.Addr) string {
+	ip = ip.Unmap()
+	if !ip.IsValid() || ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() {
+		return l.Home.Country
+	}
+	var rec struct {
+		Country struct {
+			ISO string `maxminddb:"iso_code"`
+		} `maxminddb:"country"`
+		Code string `maxminddb:"country_code"` // as in the country databases of ip-location-db
+	}
+	if l.db == nil || l.db.Lookup(ip).Decode(&rec) != nil {
+		return ""
+	}
+	return cmp.Or(rec.Country.ISO, rec.Code)
 }
 
 // Locate places an address; a record without coordinates is as unknown as no record.

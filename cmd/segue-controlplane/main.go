@@ -46,6 +46,7 @@ type cli struct {
 	Replica        string           `help:"Name of this replica." default:"one"`
 	Replicas       int              `help:"How many there are." default:"1"`
 	RateLimit      float64          `help:"Requests a second of one account or address; negative: no limit." default:"100"`
+	Pyroscope      string           `help:"Push profiles to this server; empty: none." placeholder:"URL"`
 	LogLevel       slog.Level       `help:"Least level logged: debug, info, warn, error." default:"info" placeholder:"LEVEL"`
 	LogJSON        bool             `help:"Log as JSON." name:"log-json"`
 }
@@ -110,6 +111,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	return serve.Run(ctx, log,
 		serve.Part{Name: "debug", Run: serve.Debug{Listen: c.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}.Run},
+		serve.Part{Name: "profiler", Run: serve.Profiler{Server: c.Pyroscope, App: "segue-controlplane", Tags: map[string]string{"node": c.Replica}}.Run},
 		serve.Part{Name: "control plane", Run: func(ctx context.Context, ready func()) error {
 			return cp.Run(ctx, func() {
 				log.Info("serving", "listen", c.Listen, "version", version)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"segue/edge"
 	"segue/edge/fleet"
 	"segue/edge/transport"
+	"segue/geo"
 	"segue/internal/serve"
 	"segue/origin/dirstore"
 	"segue/origin/s3store"
@@ -44,6 +46,8 @@ type cli struct {
 	DiskSize    serve.ByteCount  `help:"Disk for blocks." default:"4GiB"`
 	Drain       time.Duration    `help:"How long /readyz says no before the end, for load balancers to notice." default:"0s"`
 	AccessLog   string           `help:"File for a line of JSON per request, put aside at 256 MiB; -: stderr; empty: none. Addresses are cut to /24 and /48." placeholder:"FILE"`
+	GeoDB       string           `help:"MMDB file with countries, for tokens that are limited to some; empty: such tokens are refused." name:"geo-db" type:"path" placeholder:"FILE"`
+	Pyroscope   string           `help:"Push profiles to this server; empty: none." placeholder:"URL"`
 	LogLevel    slog.Level       `help:"Least level logged: debug, info, warn, error." default:"info" placeholder:"LEVEL"`
 	LogJSON     bool             `help:"Log as JSON." name:"log-json"`
 
@@ -108,7 +112,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return serve.SetupError{Err: err}
 		}
 	}
-	e, err := edge.New(edge.Config{Log: requests, Name: c.Name, Listen: c.Listen, Memory: int64(c.Memory), DiskDir: c.Disk, DiskSize: int64(c.DiskSize), Routes: routes,
+	var country func(netip.Addr) string
+	if c.GeoDB != "" {
+		places, err := geo.OpenLocator(c.GeoDB, geo.Place{})
+		if err != nil {
+			return serve.SetupError{Err: err}
+		}
+		country = places.Country
+	}
+	e, err := edge.New(edge.Config{Log: requests, Country: country, Name: c.Name, Listen: c.Listen, Memory: int64(c.Memory), DiskDir: c.Disk, DiskSize: int64(c.DiskSize), Routes: routes,
 		Tokens: c.Control != "", DrainFor: c.Drain, Listeners: listeners, Transport: conns}, log, reg)
 	if err != nil {
 		return serve.SetupError{Err: err}
@@ -120,6 +132,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	parts := []serve.Part{
 		{Name: "debug", Run: serve.Debug{Listen: c.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}.Run},
 	}
+	parts = append(parts, serve.Part{Name: "profiler", Run: serve.Profiler{Server: c.Pyroscope, App: "segue-edge", Tags: map[string]string{"node": c.Name}}.Run})
 	if requests != nil { // before the edge: it stops after it
 		parts = append(parts, serve.Part{Name: "access log", Run: requests.Run})
 	}
