@@ -67,6 +67,7 @@ type Edge struct {
 	server *fasthttp.Server
 	conns  connections
 	begun  time.Time
+	gather prometheus.Gatherer // nil: the registerer is not one
 }
 
 // New checks the configuration and opens the disk tier; it serves nothing yet.
@@ -103,9 +104,18 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		e.disk, below = disk, disk
 	}
 	e.fills = newCoalesce(memory, below, cfg.FillTimeout, m)
-	metas, err := newMetas(rs, cfg.FirstByte, m)
+	purges, err := openPurges(cfg.DiskDir, reg)
 	if err != nil {
 		return nil, err
+	}
+	metas, err := newMetas(rs, cfg.FirstByte, purges, m)
+	if err != nil {
+		return nil, err
+	}
+	for _, tier := range []any{memory, e.disk} {
+		if r, ok := tier.(remover); ok && tier != any((*Disk)(nil)) {
+			metas.removers = append(metas.removers, r)
+		}
 	}
 	e.asks = newExchange(metas, e.fills, cfg.Memory, cfg.FirstByte, m)
 	e.door = &door{name: cfg.Name, routes: rs, metas: metas, exchange: e.asks, source: e.fills, memory: memory, metrics: m, wait: cfg.FirstByte}
@@ -128,6 +138,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		Logger:                quiet{log},
 	}
 	reg.MustRegister(&e.conns)
+	e.gather, _ = reg.(prometheus.Gatherer)
 	return e, nil
 }
 

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"segue/edge/policy"
@@ -28,11 +31,15 @@ type metas struct {
 	timeout time.Duration
 	routes  routes
 	metrics *metrics
+
+	purges   *purges
+	removers []remover    // tiers that can give up what a hard purge took
+	sweeping atomic.Int32 // hard purges since the sweep that is under way began; 0: none is
 }
 
-func newMetas(rs routes, timeout time.Duration, m *metrics) (*metas, error) {
+func newMetas(rs routes, timeout time.Duration, p *purges, m *metrics) (*metas, error) {
 	cache, err := newRecords()
-	return &metas{cache: cache, timeout: timeout, routes: rs, metrics: m}, err
+	return &metas{cache: cache, timeout: timeout, routes: rs, purges: p, metrics: m}, err
 }
 
 // newRecords makes a bigcache for small records that carry their own end.
@@ -75,9 +82,36 @@ func (t *metas) find(r *Route, key string, field func(name string) []string) *Me
 			return nil
 		}
 		m.Route = r
-		return m
+		now := t.purges.judge(m)
+		if now == nil {
+			t.give(at, m)
+		}
+		return now
 	}
 	return nil
+}
+
+// give drops a Meta that a hard purge took, and its bytes.
+func (t *metas) give(at string, m *Meta) {
+	_ = t.cache.Delete(at)
+	for _, r := range t.removers {
+		r.Remove(m.Object)
+	}
+}
+
+// sweep gives up every Meta that a hard purge took, in no hurry: nobody can find them.
+func (t *metas) sweep() {
+	for it := t.cache.Iterator(); it.SetNext(); {
+		e, err := it.Value()
+		if err != nil || len(e.Value()) == 0 || e.Value()[0] != recordMeta {
+			continue
+		}
+		prefix, _, _ := strings.Cut(e.Key(), "\x00")
+		m, err := decodeMeta(e.Value()[1:])
+		if m.Route = t.routes.find(prefix); err == nil && m.Route != nil && t.purges.judge(m) == nil {
+			t.give(e.Key(), m)
+		}
+	}
 }
 
 // put stores a Meta whose response varies by the fields named (lower case), for the request that field speaks for. A
@@ -129,7 +163,13 @@ func (t *metas) stat(ctx context.Context, r *Route, key string) (m *Meta, known 
 	if old != nil && time.Now().Before(old.FreshUntil) {
 		return old, true, nil
 	}
-	v, err, _ := t.asking.Do(id(r, key), func() (any, error) {
+	// Who comes after a purge does not share an answer from before it.
+	since := t.purges.newest.Load()
+	v, err, _ := t.asking.Do(id(r, key)+"\x00"+strconv.FormatInt(since, 36), func() (any, error) {
+		epoch := t.purges.tick()
+		if old != nil {
+			old = t.purges.judge(old)
+		}
 		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.timeout)
 		defer cancel()
 		t.metrics.originRequests.WithLabelValues("stat").Inc()
@@ -140,14 +180,14 @@ func (t *metas) stat(ctx context.Context, r *Route, key string) (m *Meta, known 
 			m = &Meta{Status: http.StatusNotFound, Stored: policy.Stored{FreshUntil: now.Add(negativeFor)}}
 		case err != nil && old != nil && old.Status == http.StatusOK:
 			stale := *old
-			stale.FreshUntil = now.Add(negativeFor) // do not ask a broken origin for every request
+			stale.Epoch, stale.FreshUntil = epoch, now.Add(negativeFor) // do not ask a broken origin for every request
 			t.put(&stale, nil, nil)
 			return &stale, nil
 		case err != nil:
 			return nil, fmt.Errorf("stat %s: %w", key, err)
 		}
-		m.Key, m.Route, m.Answered, m.Strong, m.Whole = key, r, now, true, m.Size
-		m.identify("")
+		m.Key, m.Route, m.Answered, m.Strong, m.Whole, m.Epoch = key, r, now, true, m.Size, epoch
+		m.identify("", t.purges)
 		t.put(m, nil, nil)
 		return m, nil
 	})
