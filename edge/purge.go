@@ -39,13 +39,16 @@ type Purge struct {
 const maxPurgeValue = 4096
 
 // Purge applies purges in order, and returns when no request can see what they name: one that begins after it is
-// answered with what the origin says after it. An error that wraps media.ErrInvalid is of the order itself, and nothing
-// was done; any other says that the purges hold now, but would not survive a restart.
+// answered with what the origin says after it. An error that wraps media.ErrInvalid is of an order that is not the fleet's,
+// and nothing was done; any other says that the purges hold now, but would not survive a restart.
 func (e *Edge) Purge(ps ...Purge) error {
 	marks := make([]purgeRecord, 0, len(ps))
 	for _, p := range ps {
 		r, err := e.door.mark(p)
-		if err != nil {
+		switch {
+		case err != nil && p.Epoch != 0: // another edge's routes have it; here there is nothing to do
+			r = purgeRecord{kind: recordNone, soft: true, fleet: p.Epoch}
+		case err != nil:
 			return err
 		}
 		marks = append(marks, r)
@@ -203,7 +206,7 @@ func (p *purges) apply(records []purgeRecord) (hard bool, err error) {
 		r = p.enter(r)
 		hard = hard || !r.soft
 		todo = append(todo, r)
-		kind := map[byte]string{recordPrefix: "prefix", recordFloor: "all"}[r.kind]
+		kind := map[byte]string{recordPrefix: "prefix", recordFloor: "all", recordNone: "none"}[r.kind]
 		p.count.WithLabelValues(cmp.Or(kind, "exact"), fmt.Sprint(r.soft)).Inc()
 	}
 	if len(todo) == 0 {

@@ -409,4 +409,3 @@ func TestPrivateListener(t *testing.T) {
 		t.Errorf("%+v", top)
 	}
 }
-

@@ -45,13 +45,16 @@ type Service struct {
 	nodes *registry.Memory
 	keys  func() []api.TokenKey // verify-only
 
-	mu    sync.Mutex // guards beats
-	beats map[string]api.Heartbeat
+	news newest // purge
+
+	mu     sync.Mutex // guards the fields below
+	beats  map[string]api.Heartbeat
+	purged map[string]int64 // by edge: the epoch that it acknowledged
 }
 
 // New returns the service; keys gives the public halves that edges verify tokens with.
 func New(db *store.DB, nodes *registry.Memory, keys func() []api.TokenKey) *Service {
-	return &Service{db: db, nodes: nodes, keys: keys, beats: map[string]api.Heartbeat{}}
+	return &Service{db: db, nodes: nodes, keys: keys, beats: map[string]api.Heartbeat{}, purged: map[string]int64{}}
 }
 
 // PutRegion creates or replaces a region.
