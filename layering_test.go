@@ -18,6 +18,7 @@ var allowed = map[string][]string{
 	"media":               {},
 	"geo":                 {},
 	"edge/policy":         {},
+	"edge/cmcd":           {},
 	"internal/eventlog":   {"internal/serve"},
 	"internal/serve":      {},
 	"internal/clickhouse": {"internal/serve"},
@@ -29,7 +30,7 @@ var allowed = map[string][]string{
 	"controlplane/api":  {"media"},
 	"internal/registry": {"geo", "media"},
 	// 2: services
-	"edge":                  {"media", "media/cat", "edge/policy", "edge", "controlplane/api", "internal/serve"},
+	"edge":                  {"media", "media/cat", "edge/policy", "edge/cmcd", "edge", "controlplane/api", "internal/serve"},
 	"origin":                {"media", "origin", "internal/serve"},
 	"packager":              {"media", "media/hls", "media/dash", "packager", "internal/serve"},
 	"controlplane":          {"media", "media/cat", "geo", "controlplane", "internal/eventlog", "internal/registry", "internal/serve", "web"},

@@ -13,6 +13,7 @@ import (
 
 	"segue/edge/policy"
 	"segue/media"
+	"segue/media/cat"
 
 	"github.com/valyala/fasthttp"
 )
@@ -46,9 +47,11 @@ func (d *door) handle(ctx *fasthttp.RequestCtx) {
 	h.Set("Access-Control-Allow-Origin", "*")
 	h.Set("Access-Control-Expose-Headers", exposed)
 	h.Set("Timing-Allow-Origin", "*")
-	raw := ctx.Request.Header.RequestURI()
-	if len(raw) > maxURL {
-		d.problem(ctx, http.StatusRequestURITooLong, "uri-too-long", "the URL is longer than "+strconv.Itoa(maxURL)+" bytes")
+	rh := &ctx.Request.Header
+	raw := rh.RequestURI()
+	if status := guard(rh.Protocol(), raw, rh.RawHeaders()); status != 0 {
+		ctx.SetConnectionClose()
+		d.problem(ctx, status, "bad-head", "the head of the request is not one of HTTP/1.1, or too large")
 		return
 	}
 	switch path := string(raw); {
@@ -125,7 +128,7 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 	d.requests.Add(1)
 	t, err := d.locate(raw)
 	if err == nil && d.gate != nil && media.Key(t.key).Protected() {
-		err = d.gate.allow(t.token, media.Key(t.key), begun)
+		_, err = d.gate.allow(t.token, &cat.Request{Method: string(ctx.Method()), Key: media.Key(t.key)}, begun)
 	}
 	if err != nil {
 		d.fail(ctx, err)

@@ -37,8 +37,8 @@ func TestMintVerify(t *testing.T) {
 				t.Errorf("%s, %s: %v, want %v", k.Alg, what, err, want)
 			}
 		}
-		fails("expired", media.ErrDenied, keys, "segue", now.Add(time.Hour), token)
-		fails("early", media.ErrDenied, keys, "segue", now.Add(-time.Hour), token)
+		fails("expired", media.ErrDenied, keys, "segue", now.Add(time.Hour+cat.Leeway), token)
+		fails("early", media.ErrDenied, keys, "segue", now.Add(-time.Minute-cat.Leeway-time.Second), token)
 		fails("other issuer", media.ErrNoAccess, keys, "x", now, token)
 		fails("no key", media.ErrNoAccess, nil, "segue", now, token)
 		for i := range token { // every bit counts
