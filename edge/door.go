@@ -26,6 +26,7 @@ type door struct {
 	exchange *exchange
 	source   Source
 	memory   *Memory
+	ahead    *ahead
 	gate     *gate // nil: no tokens, everything is public
 	metrics  *metrics
 	ready    atomic.Bool
@@ -134,6 +135,7 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 		d.fail(ctx, err)
 		return
 	}
+	d.ahead.hint(ctx, t, raw)
 	if t.route.http() != nil {
 		d.forward(ctx, t, begun)
 		return
@@ -210,6 +212,7 @@ func (d *door) answer(ctx *fasthttp.RequestCtx, m *Meta, req policy.Request, for
 			return err
 		}
 		tier = from
+		d.ahead.served(ctx, m, at.Offset, a.Length)
 		body.send(ctx)
 		d.count(a.Length, begun)
 	}

@@ -96,6 +96,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	e := &Edge{cfg: cfg, log: log, begun: time.Now()}
 	memory := NewMemory(cfg.Memory)
 	var below Source = newUpstream(256, memory.Alloc, m)
+	nobodyWaits := below.(interface{ Idle() bool }).Idle
 	if cfg.DiskDir != "" {
 		disk, err := openDisk(cfg.DiskDir, cfg.DiskSize, below, memory.Alloc, log, m)
 		if err != nil {
@@ -119,6 +120,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	}
 	e.asks = newExchange(metas, e.fills, cfg.Memory, cfg.FirstByte, m)
 	e.door = &door{name: cfg.Name, routes: rs, metas: metas, exchange: e.asks, source: e.fills, memory: memory, metrics: m, wait: cfg.FirstByte}
+	e.door.ahead = newAhead(e.door, cfg.Memory, nobodyWaits, cfg.FillTimeout, reg)
 	if cfg.Tokens {
 		if e.door.gate, err = newGate(m); err != nil {
 			return nil, err
@@ -198,6 +200,7 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, ready func()) error {
 		e.log.Warn("requests were cut off at the end", "err", err)
 	}
 	<-done
+	e.door.ahead.end()
 	e.asks.end()
 	e.fills.end()
 	return nil

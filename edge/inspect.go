@@ -175,7 +175,7 @@ func (e *Edge) Top() Top {
 	c := e.Counters()
 	t := Top{Name: e.cfg.Name, UpSeconds: time.Since(e.begun).Seconds(), Ready: e.door.ready.Load(), Requests: c.Requests, ServedBytes: c.ServedBytes,
 		Connections: c.Connections, Memory: Use{c.MemoryBytes, e.cfg.Memory}, Tiers: byLabel(e.door.metrics.requests, "tier"), OpenFills: e.fills.waiting(),
-		Metas: e.door.metas.cache.Len(), PurgeMarks: e.door.metas.purges.live() - 1, PurgedTo: e.PurgedTo(),
+		Metas: e.door.metas.cache.Len(), PurgeMarks: e.door.metas.purges.live() - 1, PurgedTo: e.PurgedTo(), Prefetch: e.door.ahead.counts(),
 		Breakers: e.breakers(), Goroutines: runtime.NumGoroutine(), RecentlyNot: e.asks.refused.newest(10)}
 	if c.Requests > 0 {
 		t.HitRatio = float64(c.Hits) / float64(c.Requests)
@@ -245,18 +245,18 @@ func (e *Edge) breakers() map[string]float64 {
 	return out
 }
 
-// record is one stored Meta of a key.
-type record struct {
+// metaRecord is one stored Meta of a key.
+type metaRecord struct {
 	meta    *Meta
 	variant string
 }
 
 // records are all Metas of a key, also those that a purge took, and the fields that its variants differ by.
-func (t *metas) records(r *Route, key string) (out []record, vary []string) {
+func (t *metas) records(r *Route, key string) (out []metaRecord, vary []string) {
 	add := func(b []byte, variant string) {
 		if m, err := decodeMeta(b[1:]); err == nil {
 			m.Route = r
-			out = append(out, record{m, variant})
+			out = append(out, metaRecord{m, variant})
 		}
 	}
 	b, err := t.cache.Get(id(r, key))

@@ -245,3 +245,24 @@ func BenchmarkJudge(b *testing.B) {
 	f("older", few, old)
 	f("older-256-prefixes", some, old)
 }
+
+// TestPrefetchWasted: what nobody asked for in a minute gives its room back.
+func TestPrefetchWasted(t *testing.T) {
+	d := &door{memory: NewMemory(64 * BlockSize)}
+	p := newAhead(d, 64*BlockSize, func() bool { return true }, time.Second, prometheus.NewRegistry())
+	m := &Meta{Size: 10 * BlockSize}
+	if _, _, ok := p.claim(m, 0, 3); !ok {
+		t.Fatal("no room")
+	}
+	if _, _, ok := p.claim(m, 4, 5); ok {
+		t.Error("more than its share")
+	}
+	p.use(m, 1, 1)
+	p.sweep(time.Now().Add(aheadLife + time.Second))
+	if got := p.counts(); got["used"] != 1 || got["wasted"] != 3 || got["dropped"] != 2 || p.open.Load() != 0 {
+		t.Errorf("%v", got)
+	}
+	if _, _, ok := p.claim(m, 4, 5); !ok {
+		t.Error("its room did not come back")
+	}
+}
