@@ -224,7 +224,12 @@ func TestPurgeOfAStore(t *testing.T) {
 	e, base := start(t, edge.Config{Routes: []*edge.Route{{Prefix: "/", Origin: edge.StoreOrigin{Store: store, Fresh: time.Minute}}}})
 	fetched := func(what string, want int) {
 		t.Helper()
-		before := len(store.ranges)
+		gets := func() int {
+			store.mu.Lock()
+			defer store.mu.Unlock()
+			return len(store.ranges)
+		}
+		before := gets()
 		for range 2 {
 			for _, k := range files {
 				if resp, body := get(t, base+"/"+string(k), ""); resp.StatusCode != 200 || !bytes.Equal(body, pattern(1000)) {
@@ -232,7 +237,7 @@ func TestPurgeOfAStore(t *testing.T) {
 				}
 			}
 		}
-		if got := len(store.ranges) - before; got != want {
+		if got := gets() - before; got != want {
 			t.Errorf("after a purge of %s, bytes were fetched %d times, want %d", what, got, want)
 		}
 	}
