@@ -196,7 +196,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	defer stop()
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	start := func(name string, f func(context.Context) error) {
 		workers.Go(func() {
 			if err := f(work); err != nil && work.Err() == nil {
@@ -213,6 +213,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	start("search", func(ctx context.Context) error {
 		return cp.events.Consume(ctx, cp.log, eventlog.Reader{Stream: catalogStream.Name, Name: "search-" + cp.cfg.Replica, Batch: 500, Wait: 100 * time.Millisecond}, cp.indexTracks)
 	})
+	start("purges", cp.fleet.WatchPurges)
 	if cp.sink != nil {
 		start("clickhouse sink", func(ctx context.Context) error { return cp.sink.Run(ctx, cp.events) })
 	}

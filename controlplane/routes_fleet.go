@@ -48,6 +48,23 @@ func (cp *ControlPlane) fleetRoutes(a huma.API) {
 	register(cp, a, operation("heartbeat", http.MethodPost, "/v1/fleet/heartbeat", tag, "Say that an edge lives", needEdge), func(ctx context.Context, in *struct{ Body api.Heartbeat }) (*answer[api.HeartbeatReply], error) {
 		return reply(cp.fleet.Heartbeat(ctx, edgeID(ctx), in.Body))
 	})
+	op = operation("new-purge", http.MethodPost, "/v1/admin/purges", tag, "Make all edges forget a key, a prefix or a tag", who)
+	op.DefaultStatus = http.StatusCreated
+	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.NewPurge }) (*answer[api.Purge], error) {
+		return reply(cp.fleet.Purge(ctx, in.Body))
+	})
+	register(cp, a, operation("get-purge", http.MethodGet, "/v1/admin/purges/{id}", tag, "A purge, and which edges have done it", who), func(ctx context.Context, in *byID) (*answer[api.Purge], error) {
+		return reply(cp.fleet.PurgeByID(ctx, in.ID))
+	})
+	op = operation("edge-purges", http.MethodGet, "/v1/fleet/purges", tag, "What an edge has to purge", needEdge)
+	op.Description = "The edge says by after what it has purged already; with wait, the answer comes with the next purge, or empty after the wait."
+	register(cp, a, op, func(ctx context.Context, in *struct {
+		After int64  `query:"after" minimum:"0"`
+		Wait  string `query:"wait" doc:"at most 30s"`
+	}) (*answer[api.PurgeFeed], error) {
+		wait, _ := time.ParseDuration(in.Wait)
+		return reply(cp.fleet.Purges(ctx, edgeID(ctx), in.After, min(wait, 30*time.Second)))
+	})
 	op = operation("edge-config", http.MethodGet, "/v1/fleet/config", tag, "The configuration of an edge", needEdge)
 	op.Description = "With If-None-Match and wait, the answer comes when the configuration changes, or as 304 after the wait."
 	register(cp, a, op, func(ctx context.Context, in *struct {

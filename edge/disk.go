@@ -268,6 +268,14 @@ func (d *Disk) lookup(m *Meta, n uint32) (at diskPlace, ok bool) {
 	return diskPlace{g, bit, g.sums[bit], g.losses}, true
 }
 
+// Has reports whether a block is on the disk, and touches nothing.
+func (d *Disk) Has(k BlockKey) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	g := d.index.group(k.Object, k.Block/groupBlocks)
+	return g != nil && g.present>>(k.Block%groupBlocks)&1 != 0
+}
+
 // forget takes a bad block out of the index. False: something left its group since the read began.
 func (d *Disk) forget(at diskPlace) bool {
 	d.mu.Lock()

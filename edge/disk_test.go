@@ -50,7 +50,7 @@ func diskBody(m *Meta, n uint32) []byte {
 // diskMeta is the i-th of a set of objects, of the given size.
 func diskMeta(i int, size int64) *Meta {
 	m := &Meta{Route: &Route{Prefix: "/"}, Key: fmt.Sprint(i), Size: size, Whole: size, Strong: true}
-	m.identify("")
+	m.identify("", &purges{})
 	return m
 }
 

@@ -29,6 +29,7 @@ type door struct {
 	source   Source
 	memory   *Memory
 	shield   *Shield
+	ahead    *ahead
 	loop     string // what this edge is called in CDN-Loop
 	gate     *gate  // nil: no tokens, everything is public
 	log      *RequestLog
@@ -172,6 +173,7 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 		d.fail(ctx, err)
 	case ctx.Response.StatusCode() != http.StatusOK: // a token was renewed by a redirect
 	default:
+		d.ahead.hint(ctx, t, raw)
 		d.serve(ctx, t, begun)
 	}
 	d.record(ctx, t, play, begun)
@@ -280,6 +282,7 @@ func (d *door) answer(ctx *fasthttp.RequestCtx, m *Meta, req policy.Request, for
 			return err
 		}
 		tier = from
+		d.ahead.served(ctx, m, at.Offset, a.Length)
 		body.send(ctx)
 		d.count(a.Length, begun)
 	}

@@ -66,6 +66,11 @@ func (rs routes) find(path string) *Route {
 	return nil
 }
 
+// idle reports whether nobody waits for an origin.
+func (rs routes) idle() bool {
+	return !slices.ContainsFunc(rs, func(r *Route) bool { return r.care.waiting.Load() > 0 || r.care.busy.Load() >= r.care.cap })
+}
+
 // Edge is one running cache.
 type Edge struct {
 	cfg    Config
@@ -78,6 +83,7 @@ type Edge struct {
 	server *fasthttp.Server
 	conns  connections
 	begun  time.Time
+	gather prometheus.Gatherer // nil: the registerer is not one
 }
 
 // New checks the configuration and opens the disk tier; it serves nothing yet.
@@ -121,16 +127,27 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		}
 	}
 	e.fills = newCoalesce(memory, below, e.shield.remote, cfg.Memory, cfg.FillTimeout, m)
-	metas, err := newMetas(rs, cfg.FirstByte, m)
+	journal := cfg.DiskDir
+	if e.disk == nil { // none wanted, or sick
+		journal = ""
+	}
+	purges, err := openPurges(journal, reg)
 	if err != nil {
 		return nil, err
 	}
+	metas, err := newMetas(rs, cfg.FirstByte, purges, m)
+	if err != nil {
+		return nil, err
+	}
+	metas.removers = append(metas.removers, memory)
 	if e.disk != nil {
 		e.fills.keep = e.disk.Keep
 		metas.kept = e.disk
+		metas.removers = append(metas.removers, e.disk)
 	}
 	e.asks = newExchange(metas, e.fills, cfg.Memory, cfg.FirstByte, m)
 	e.door = &door{name: cfg.Name, routes: rs, metas: metas, exchange: e.asks, source: e.fills, shield: e.shield, loop: name, memory: memory, metrics: m, wait: cfg.FirstByte, log: cfg.Log}
+	e.door.ahead = newAhead(e.door, cfg.Memory, rs.idle, cfg.FillTimeout, reg)
 	if cfg.Tokens {
 		if e.door.gate, err = newGate(m); err != nil {
 			return nil, err
@@ -159,6 +176,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		}
 		return cares
 	}))
+	e.gather, _ = reg.(prometheus.Gatherer)
 	return e, nil
 }
 
@@ -233,6 +251,7 @@ func (e *Edge) serve(ctx context.Context, lns []net.Listener, ready func()) erro
 
 // end waits for the fills, then for the disk, to which they write.
 func (e *Edge) end() error {
+	e.door.ahead.end()
 	e.asks.end()
 	e.fills.end()
 	if e.disk != nil {

@@ -32,6 +32,8 @@ type exchange struct {
 
 	mu      sync.Mutex // guards flights
 	flights map[string]*flight
+
+	refused decisions // for inspection
 }
 
 // flight is one request under way. m is set before done is closed; nil: not to be shared.
@@ -61,6 +63,7 @@ type ask struct {
 	header http.Header // end-to-end
 	plan   policy.Request
 	begun  time.Time
+	epoch  int64 // of the exchange that runs for it, see Meta
 }
 
 func (a *ask) field(name string) []string { return a.header[http.CanonicalHeaderKey(name)] }
@@ -146,6 +149,10 @@ func (x *exchange) refresh(a *ask, old *Meta) {
 
 // send does one exchange with the origin.
 func (x *exchange) send(a *ask, old *Meta, exact bool) (outcome, error) {
+	a.epoch = x.metas.purges.tick()
+	if old != nil {
+		old = x.metas.purges.judge(old)
+	}
 	header := a.header.Clone()
 	for _, name := range []string{"If-None-Match", "If-Modified-Since", "If-Match", "If-Unmodified-Since", "If-Range"} {
 		delete(header, name)
@@ -182,6 +189,7 @@ func (x *exchange) send(a *ask, old *Meta, exact bool) (outcome, error) {
 	}
 	if err != nil {
 		cancel()
+		x.refused.note(id(a.route, a.key), 0, "the origin failed")
 		return outcome{}, err
 	}
 	p := &passing{resp, cancel}
@@ -201,7 +209,7 @@ func (x *exchange) send(a *ask, old *Meta, exact bool) (outcome, error) {
 		return outcome{meta: m, forward: reason + "; stored"}, nil
 	case failed && old == nil:
 	case resp.StatusCode < 500:
-		x.metas.put(&Meta{Key: a.key, Route: a.route, Answered: answered, Stored: policy.Stored{FreshUntil: answered.Add(passFor)}}, nil, nil)
+		x.metas.put(&Meta{Key: a.key, Route: a.route, Answered: answered, Epoch: a.epoch, Stored: policy.Stored{FreshUntil: answered.Add(passFor)}}, nil, nil)
 	}
 	if err := narrow(p.Response, a.plan.Range, header.Get("Range")); err != nil {
 		p.Close()
@@ -217,6 +225,7 @@ func (x *exchange) freshen(a *ask, old *Meta, h http.Header, asked, answered tim
 	m := *old
 	m.Fields, m.Answered, m.Age, m.Stored = makeFields(merged, r.Hide), answered, r.Age, r.Keep(answered, errorFor)
 	m.times(merged)
+	m.Epoch, m.Tags = a.epoch, makeTags(&m)
 	return &m, policy.Fields(merged["Vary"])
 }
 
@@ -234,18 +243,27 @@ func (m *Meta) times(h http.Header) {
 // caller's. asked is the Range that was sent. Nil: it is to be passed on.
 func (x *exchange) keep(a *ask, p *passing, r policy.Response, asked string) (*Meta, error) {
 	rules := policy.Judge(a.method, a.header.Get("Authorization") != "", r)
-	if !rules.Store || policy.NoStore(a.header.Get("Cache-Control")) {
+	not := func(why string) (*Meta, error) {
+		x.refused.note(id(a.route, a.key), r.Status, why)
 		return nil, nil
 	}
-	m := &Meta{Key: a.key, Route: a.route, Status: r.Status, Answered: r.Answered, Age: rules.Age, Stored: rules.Keep(r.Answered, errorFor)}
+	switch {
+	case !rules.Store:
+		return not(rules.Why)
+	case policy.NoStore(a.header.Get("Cache-Control")):
+		return not("the request says no-store")
+	}
+	m := &Meta{Key: a.key, Route: a.route, Status: r.Status, Answered: r.Answered, Age: rules.Age, Epoch: a.epoch, Stored: rules.Keep(r.Answered, errorFor)}
 	var length int64
 	var err error
 	if m.First, length, m.Whole, err = extent(p.Response); err != nil {
 		return nil, err
 	}
 	if m.Whole < 0 && r.Status != http.StatusPartialContent {
-		if length, err = x.sniff(p); err != nil || length < 0 {
+		if length, err = x.sniff(p); err != nil {
 			return nil, err
+		} else if length < 0 {
+			return not("long, and does not say how long")
 		}
 		m.Whole = length
 	}
@@ -269,7 +287,7 @@ func (x *exchange) keep(a *ask, p *passing, r policy.Response, asked string) (*M
 		}
 		switch {
 		case m.Whole < 0:
-			return nil, nil
+			return not("part of a whole of unknown length")
 		case m.Strong: // whole blocks of it, to be combined with others: RFC 9110 15.3.7.3
 			first = uint32((m.First + BlockSize - 1) / BlockSize)
 			skip = int64(first)*BlockSize - m.First
@@ -283,12 +301,12 @@ func (x *exchange) keep(a *ask, p *passing, r policy.Response, asked string) (*M
 	}
 	ranges := p.StatusCode == http.StatusPartialContent || strings.Contains(strings.ToLower(r.Header.Get("Accept-Ranges")), "bytes")
 	if m.Size > x.loose && !(m.Strong && ranges) {
-		return nil, nil
+		return not("too large to be held without ranges and a strong validator")
 	}
 	m.Fields = makeFields(r.Header, rules.Hide)
 	m.times(r.Header)
 	vary := policy.Fields(r.Header["Vary"])
-	m.identify(policy.Variant(vary, a.field))
+	m.identify(policy.Variant(vary, a.field), x.metas.purges)
 	count := wholeBlocks(m.Size, length) - int64(first)
 	if m.Strong && ranges {
 		count = min(count, maxFill)
@@ -299,6 +317,7 @@ func (x *exchange) keep(a *ask, p *passing, r policy.Response, asked string) (*M
 	// The blocks first, then the Meta: who finds it must find them on their way.
 	x.fills.adopt(m, first, int(max(0, count)), skip, p, func() { x.metas.forget(m.Route, m.Key) })
 	x.metas.put(m, vary, a.field)
+	x.refused.note(id(a.route, a.key), r.Status, "")
 	if len(rules.Hide) > 0 { // what may not be stored is for this one player
 		own := *m
 		own.Fields = makeFields(r.Header, nil)

@@ -161,7 +161,7 @@ func (d *door) otherMethod(ctx *fasthttp.RequestCtx, raw string) {
 		d.problem(ctx, http.StatusMethodNotAllowed, "method-not-allowed", "this object can be read only")
 		return
 	}
-	begun := time.Now()
+	begun, epoch := time.Now(), d.metas.purges.tick()
 	p, err := d.send(ctx, t)
 	if err != nil {
 		d.fail(ctx, err)
@@ -178,7 +178,7 @@ func (d *door) otherMethod(ctx *fasthttp.RequestCtx, raw string) {
 	}
 	// RFC 9110 9.3.3: the answer to a POST that says that it is what a GET would get.
 	if at, ok := policy.SameHost(p.Header.Get("Content-Location"), string(ctx.Host()), raw); method == http.MethodPost && ok && at == raw {
-		a := &ask{method: method, route: t.route, key: strings.Clone(t.key), header: requestHeader(ctx), begun: begun}
+		a := &ask{method: method, route: t.route, key: strings.Clone(t.key), header: requestHeader(ctx), begun: begun, epoch: epoch}
 		m, err := d.exchange.keep(a, p, policy.Response{Status: p.StatusCode, Header: p.Header, Asked: begun, Answered: time.Now()}, "")
 		if err == nil && m != nil {
 			err = d.answer(ctx, m, policy.Request{Method: http.MethodGet}, forward+"; stored", begun)

@@ -106,6 +106,14 @@ func (m *Memory) Get(k BlockKey) *Block {
 	return n.block
 }
 
+// Has reports whether a block is held, and touches nothing.
+func (m *Memory) Has(k BlockKey) bool {
+	t := m.table(k)
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.blocks[k] != nil
+}
+
 // Put keeps a block. It returns how many blocks left for it.
 func (m *Memory) Put(k BlockKey, b *Block) (evicted int) { return m.PutAnd(k, b, nil) }
 
@@ -149,6 +157,27 @@ func (m *Memory) evict() {
 		}
 	}
 	m.hand = n.newer
+	m.unlink(n)
+}
+
+// Remove drops all blocks of an object. It looks at every block: for what must not be found again.
+func (m *Memory) Remove(id ObjectID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for n := m.head; n != nil; {
+		older := n.older
+		if n.key.Object == id {
+			if m.hand == n {
+				m.hand = n.newer
+			}
+			m.unlink(n)
+		}
+		n = older
+	}
+}
+
+// unlink takes a block out; m.mu is held.
+func (m *Memory) unlink(n *memoryNode) {
 	if n.newer != nil {
 		n.newer.older = n.older
 	} else {

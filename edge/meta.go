@@ -37,6 +37,8 @@ type Meta struct {
 	Answered time.Time     // when the origin said so
 	Age      time.Duration // then
 	policy.Stored
+	Epoch  int64 // of purges.tick, before the origin was asked: purges with a greater number may concern it
+	Tags   tags
 	Object ObjectID
 
 	alone bool // in the hands of a request that may go to the origin, but not to a peer
@@ -46,13 +48,20 @@ type Meta struct {
 func (m *Meta) part() bool { return m.Size != m.Whole }
 
 // identify sets Object from what decides the bytes; variant tells apart the responses that vary (policy.Variant). What
-// has no strong validator gets an object of its own: its bytes never meet another response's.
-func (m *Meta) identify(variant string) {
-	if !m.Strong {
+// has no strong validator gets an object of its own: its bytes never meet another response's. After a hard purge the same
+// version is another object: its blocks of before cannot be found any more.
+func (m *Meta) identify(variant string, p *purges) {
+	m.Tags = makeTags(m)
+	salt, once := p.salt(m)
+	if !m.Strong || once {
 		rand.Read(m.Object[:]) // never fails: crypto/rand ends the process instead
 		return
 	}
-	sum := sha256.Sum256(binary.BigEndian.AppendUint64([]byte(m.Route.Prefix+"\x00"+m.Key+"\x00"+m.ETag+"\x00"+variant+"\x00"), uint64(m.Size)))
+	name := binary.BigEndian.AppendUint64([]byte(m.Route.Prefix+"\x00"+m.Key+"\x00"+m.ETag+"\x00"+variant+"\x00"), uint64(m.Size))
+	if salt != 0 {
+		name = binary.BigEndian.AppendUint64(name, salt)
+	}
+	sum := sha256.Sum256(name)
 	m.Object = ObjectID(sum[:16])
 }
 
@@ -135,8 +144,9 @@ func (m *Meta) encode() []byte {
 	for _, t := range []time.Time{m.ModTime, m.Date, m.Answered, m.FreshUntil, m.RevalidateUntil, m.ErrorUntil} {
 		b = binary.AppendVarint(b, nanos(t))
 	}
+	b = binary.AppendVarint(b, m.Epoch)
 	b = append(b, m.Object[:]...)
-	for _, s := range []string{m.Key, m.ETag, string(m.Fields), m.Asked, m.Said} {
+	for _, s := range []string{m.Key, m.ETag, string(m.Fields), m.Asked, m.Said, string(m.Tags)} {
 		b = appendString(b, s)
 	}
 	return b
@@ -154,8 +164,9 @@ func decodeMeta(b []byte) (*Meta, error) {
 			*t = time.Unix(0, n).UTC()
 		}
 	}
+	m.Epoch = r.varint()
 	copy(m.Object[:], r.take(16))
-	for _, s := range []*string{&m.Key, &m.ETag, (*string)(&m.Fields), &m.Asked, &m.Said} {
+	for _, s := range []*string{&m.Key, &m.ETag, (*string)(&m.Fields), &m.Asked, &m.Said, (*string)(&m.Tags)} {
 		*s = r.string()
 	}
 	return m, r.err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,10 @@ type metas struct {
 	timeout time.Duration
 	routes  routes
 	metrics *metrics
+
+	purges   *purges
+	removers []remover    // tiers that can give up what a hard purge took
+	sweeping atomic.Int32 // hard purges since the sweep that is under way began; 0: none is
 }
 
 // recordStore keeps records under names: the disk tier.
@@ -64,9 +69,9 @@ func (t *metas) set(at string, b []byte) {
 	}
 }
 
-func newMetas(rs routes, timeout time.Duration, m *metrics) (*metas, error) {
+func newMetas(rs routes, timeout time.Duration, p *purges, m *metrics) (*metas, error) {
 	cache, err := newRecords()
-	return &metas{cache: cache, hot: hot{maphash.MakeSeed(), make([]atomic.Pointer[hotMeta], hotSlots)}, timeout: timeout, routes: rs, metrics: m}, err
+	return &metas{cache: cache, hot: hot{maphash.MakeSeed(), make([]atomic.Pointer[hotMeta], hotSlots)}, timeout: timeout, routes: rs, purges: p, metrics: m}, err
 }
 
 // newRecords makes a bigcache for small records that carry their own end.
@@ -90,7 +95,9 @@ func (t *metas) find(r *Route, key string, field func(name string) []string) *Me
 	slot := t.hot.slot(r, key)
 	seen := slot.Load()
 	if seen != nil && seen.m != nil && seen.m.Route == r && seen.m.Key == key {
-		return seen.m
+		if m := t.purges.judge(seen.m); m != nil {
+			return m
+		}
 	}
 	at := id(r, key)
 	for i := range 2 {
@@ -114,10 +121,14 @@ func (t *metas) find(r *Route, key string, field func(name string) []string) *Me
 			return nil
 		}
 		m.Route = r
-		if i == 0 && m.Key == key {
+		now := t.purges.judge(m)
+		switch {
+		case now == nil:
+			t.give(at, m)
+		case now == m && i == 0 && m.Key == key:
 			slot.CompareAndSwap(seen, &hotMeta{m}) // unless it was changed since: what is here may be older
 		}
-		return m
+		return now
 	}
 	return nil
 }
@@ -136,6 +147,33 @@ const hotSlots = 1 << 14
 
 func (h *hot) slot(r *Route, key string) *atomic.Pointer[hotMeta] {
 	return &h.slots[(maphash.String(h.seed, key)^uint64(len(r.Prefix)))&(hotSlots-1)]
+}
+
+// give drops a Meta that a hard purge took, and its bytes.
+func (t *metas) give(at string, m *Meta) {
+	_ = t.cache.Delete(at)
+	if t.kept != nil {
+		t.kept.DeleteMeta(at)
+	}
+	t.hot.slot(m.Route, m.Key).Store(&hotMeta{})
+	for _, r := range t.removers {
+		r.Remove(m.Object)
+	}
+}
+
+// sweep gives up every Meta that a hard purge took, in no hurry: nobody can find them.
+func (t *metas) sweep() {
+	for it := t.cache.Iterator(); it.SetNext(); {
+		e, err := it.Value()
+		if err != nil || len(e.Value()) == 0 || e.Value()[0] != recordMeta {
+			continue
+		}
+		prefix, _, _ := strings.Cut(e.Key(), "\x00")
+		m, err := decodeMeta(e.Value()[1:])
+		if m.Route = t.routes.find(prefix); err == nil && m.Route != nil && t.purges.judge(m) == nil {
+			t.give(e.Key(), m)
+		}
+	}
 }
 
 // put stores a Meta whose response varies by the fields named (lower case), for the request that field speaks for.
@@ -199,7 +237,13 @@ func (t *metas) stat(ctx context.Context, r *Route, key string) (m *Meta, known 
 		return old, true, nil
 	}
 	key = strings.Clone(key) // it may be borrowed
-	v, err, _ := t.asking.Do(id(r, key), func() (any, error) {
+	// Who comes after a purge does not share an answer from before it.
+	since := t.purges.newest.Load()
+	v, err, _ := t.asking.Do(id(r, key)+"\x00"+strconv.FormatInt(since, 36), func() (any, error) {
+		epoch := t.purges.tick()
+		if old != nil {
+			old = t.purges.judge(old)
+		}
 		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.timeout)
 		defer cancel()
 		m, err := r.stat(sctx, key)
@@ -209,14 +253,14 @@ func (t *metas) stat(ctx context.Context, r *Route, key string) (m *Meta, known 
 			m = &Meta{Status: http.StatusNotFound, Stored: policy.Stored{FreshUntil: now.Add(negativeFor)}}
 		case err != nil && old != nil && old.Status == http.StatusOK:
 			stale := *old
-			stale.FreshUntil = now.Add(negativeFor) // do not ask a broken origin for every request
+			stale.Epoch, stale.FreshUntil = epoch, now.Add(negativeFor) // do not ask a broken origin for every request
 			t.put(&stale, nil, nil)
 			return &stale, nil
 		case err != nil:
 			return nil, fmt.Errorf("stat %s: %w", key, err)
 		}
-		m.Key, m.Route, m.Answered, m.Strong, m.Whole = key, r, now, true, m.Size
-		m.identify("")
+		m.Key, m.Route, m.Answered, m.Strong, m.Whole, m.Epoch = key, r, now, true, m.Size, epoch
+		m.identify("", t.purges)
 		t.put(m, nil, nil)
 		return m, nil
 	})

@@ -99,8 +99,8 @@ func hit(t testing.TB, addr string, size int, rng string) func() {
 
 // A hit's budget, the same at every body size.
 const (
-	maxHitAllocs = 16 // all of them in the door: transport and body have none
-	maxHitBytes  = 768
+	maxHitAllocs = 4 // all of them in the door: transport and body have none
+	maxHitBytes  = 512
 )
 
 var hits = []struct {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
@@ -60,6 +61,8 @@ type cli struct {
 	MaxConns      int      `help:"Connections at once." default:"200000" group:"Limits"`
 	MaxPerAddress int      `help:"Connections at once of one IPv4 address or IPv6 /64; 0: no limit." default:"0" group:"Limits"`
 	Listeners     int      `help:"Listeners on the address, with SO_REUSEPORT; 0: one for each processor." default:"1" group:"Limits"`
+	Serve   struct{} `cmd:"" default:"1" help:"Serve: what happens without a command."`
+	Inspect inspect  `cmd:"" help:"Look into a running edge: what is cached, and why something is not."`
 
 	Control       string `help:"Control plane to join; protected objects need its tokens then. Empty: no fleet, everything is public." placeholder:"URL" group:"Fleet"`
 	Name          string `help:"Name in the fleet and in Cache-Status: lower-case letters, digits, dashes." default:"segue" group:"Fleet"`
@@ -74,7 +77,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var c cli
 	exited := errors.New("exited")
 	parser, err := kong.New(&c, kong.Name("segue-edge"), kong.Description("A cache for media, and for any HTTP origin."), kong.UsageOnError(),
-		kong.Configuration(serve.YAML), kong.Writers(stdout, stderr), kong.Vars{"version": "segue-edge " + version}, kong.Exit(func(int) { panic(exited) }))
+		kong.Configuration(serve.YAML), kong.Writers(stdout, stderr), kong.Vars{"version": "segue-edge " + version, "debug": defaultDebug}, kong.Exit(func(int) { panic(exited) }))
 	if err != nil {
 		return fmt.Errorf("bug: command line: %w", err)
 	}
@@ -83,8 +86,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			panic(r)
 		}
 	}()
-	if _, err := parser.Parse(args); err != nil {
+	k, err := parser.Parse(args)
+	if err != nil {
 		return serve.SetupError{Err: fmt.Errorf("%w; see segue-edge --help", err)}
+	}
+	if strings.HasPrefix(k.Command(), "inspect") {
+		return c.Inspect.run(ctx, c.DebugListen, stdout)
 	}
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
 	routes, err := c.routes(ctx)
@@ -130,7 +137,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	parts := []serve.Part{
-		{Name: "debug", Run: serve.Debug{Listen: c.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}.Run},
+		{Name: "debug", Run: serve.Debug{Listen: c.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{}),
+			Also: map[string]http.Handler{"/purge": e.Private(), "/inspect": e.Private(), "/top": e.Private()}}.Run},
 	}
 	parts = append(parts, serve.Part{Name: "profiler", Run: serve.Profiler{Server: c.Pyroscope, App: "segue-edge", Tags: map[string]string{"node": c.Name}}.Run})
 	if requests != nil { // before the edge: it stops after it

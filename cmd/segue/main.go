@@ -38,7 +38,8 @@ type cli struct {
 }
 
 type admin struct {
-	SQL AdminSQL `cmd:"" name:"sql" help:"Ask ClickHouse."`
+	SQL   AdminSQL   `cmd:"" name:"sql" help:"Ask ClickHouse."`
+	Purge AdminPurge `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
 }
 
 type versionCmd struct{}

@@ -45,14 +45,17 @@ type Service struct {
 	nodes *registry.Memory
 	keys  func() []api.TokenKey // verify-only
 
-	mu    sync.Mutex // guards the fields below
-	beats map[string]api.Heartbeat
-	ids   map[string][]byte // public keys of the edges that were heard
+	news newest // purge
+
+	mu     sync.Mutex // guards the fields below
+	beats  map[string]api.Heartbeat
+	ids    map[string][]byte // public keys of the edges that were heard
+	purged map[string]int64  // by edge: the epoch that it acknowledged
 }
 
 // New returns the service; keys gives the public halves that edges verify tokens with.
 func New(db *store.DB, nodes *registry.Memory, keys func() []api.TokenKey) *Service {
-	return &Service{db: db, nodes: nodes, keys: keys, beats: map[string]api.Heartbeat{}, ids: map[string][]byte{}}
+	return &Service{db: db, nodes: nodes, keys: keys, beats: map[string]api.Heartbeat{}, ids: map[string][]byte{}, purged: map[string]int64{}}
 }
 
 // PutRegion creates or replaces a region.

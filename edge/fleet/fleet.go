@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"syscall"
 	"time"
 
@@ -114,6 +115,9 @@ func (m *Member) join(ctx context.Context) error {
 
 // Run beats and polls until ctx ends. Its last act is a heartbeat that says "draining", so that players leave at once.
 func (m *Member) Run(ctx context.Context, ready func()) error {
+	if err := m.catchUp(ctx); err != nil { // before the first heartbeat: players are sent here after it
+		m.log.Warn("purges of the time away are not known yet; asking on", "err", err)
+	}
 	if err := m.poll(ctx, false); err != nil { // the first keys; without them nothing protected can be served
 		m.log.Warn("no configuration from the control plane, going on with what is known", "err", err)
 	}
@@ -142,9 +146,10 @@ func (m *Member) Run(ctx context.Context, ready func()) error {
 	beforeCPU = cpuTime()
 	err := beat(ctx, false)
 	ready()
-	poller := make(chan struct{})
-	go func() {
-		defer close(poller)
+	var pollers sync.WaitGroup
+	defer pollers.Wait()
+	pollers.Go(func() { m.followPurges(ctx) })
+	pollers.Go(func() {
 		for ctx.Err() == nil {
 			if err := m.poll(ctx, true); err != nil && ctx.Err() == nil {
 				m.log.Debug("poll of the configuration", "err", err)
@@ -154,7 +159,7 @@ func (m *Member) Run(ctx context.Context, ready func()) error {
 				}
 			}
 		}
-	}()
+	})
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
 	lost := false
@@ -172,7 +177,7 @@ func (m *Member) Run(ctx context.Context, ready func()) error {
 			err = beat(ctx, false)
 		}
 	}
-	<-poller
+	pollers.Wait()
 	_ = beat(context.WithoutCancel(ctx), true) // without it, silence says the same three seconds later
 	return nil
 }

@@ -144,18 +144,19 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Platform, err e
 		p.creds.MetricsURL = "http://" + cfg.DebugListen + "/metrics"
 	}
 	p.creds.Edges = nil
+	private := map[string]http.Handler{} // of each edge, below its name
 	for i, addr := range edges {
 		region := places[i%len(places)].Name
 		name := fmt.Sprintf("%s-%d", region, i/len(places)+1)
 		p.creds.Edges = append(p.creds.Edges, EdgeAddress{Name: name, Region: region, URL: "http://" + p.public(addr)})
-		part, err := p.edge(name, addr, region, p.creds.Edges[i].URL, prometheus.WrapRegistererWith(prometheus.Labels{"edge": name}, reg))
+		part, err := p.edge(name, addr, region, p.creds.Edges[i].URL, prometheus.WrapRegistererWith(prometheus.Labels{"edge": name}, reg), private)
 		if err != nil {
 			cp.Close()
 			return nil, err
 		}
 		p.parts = append(p.parts, part)
 	}
-	p.parts = append(p.parts, serve.Part{Name: "debug", Run: serve.Debug{Listen: cfg.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{})}.Run})
+	p.parts = append(p.parts, serve.Part{Name: "debug", Run: serve.Debug{Listen: cfg.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{}), Also: private}.Run})
 	return p, d.save(p.creds)
 }
 
@@ -203,14 +204,16 @@ func (p *Platform) inBackground(run func(context.Context, func()) error) func(co
 	}
 }
 
-// edge makes an edge and its membership as one part: the edge listens, then joins, beats and polls.
-func (p *Platform) edge(name, listen, region, url string, reg prometheus.Registerer) (serve.Part, error) {
+// edge makes an edge and its membership as one part: the edge listens, then joins, beats and polls. Its operator's calls
+// go into private.
+func (p *Platform) edge(name, listen, region, url string, reg prometheus.Registerer, private map[string]http.Handler) (serve.Part, error) {
 	dir := p.data.path("edges", name)
 	e, err := edge.New(edge.Config{Name: name, Listen: listen, Memory: p.cfg.EdgeMemory, DiskDir: filepath.Join(dir, "blocks"), DiskSize: p.cfg.EdgeDisk, Tokens: true,
 		Routes: []*edge.Route{{Prefix: "/", Origin: edge.StoreOrigin{Store: p.store, Fresh: time.Minute}}}}, p.log, reg)
 	if err != nil {
 		return serve.Part{}, serve.SetupError{Err: err}
 	}
+	private["/"+name+"/"] = http.StripPrefix("/"+name, e.Private())
 	return serve.Part{Name: "edge " + name, Run: func(ctx context.Context, ready func()) error {
 		return serve.Run(ctx, p.log, serve.Part{Name: "door", Run: e.Run}, serve.Part{Name: "fleet", Run: func(ctx context.Context, up func()) error {
 			token, err := p.admit(ctx, region)

@@ -13,6 +13,8 @@ import (
 type Debug struct {
 	Listen  string       // host:port; empty: no listener
 	Metrics http.Handler // answers /metrics
+	// Also are more handlers, by the patterns of http.ServeMux.
+	Also map[string]http.Handler
 }
 
 // Run serves until ctx ends.
@@ -29,6 +31,9 @@ func (d Debug) Run(ctx context.Context, ready func()) error {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	for pattern, h := range d.Also {
+		mux.Handle(pattern, h)
+	}
 	ln, err := Listen(d.Listen)
 	if err != nil {
 		return err
