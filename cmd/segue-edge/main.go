@@ -61,8 +61,8 @@ type cli struct {
 	MaxConns      int      `help:"Connections at once." default:"200000" group:"Limits"`
 	MaxPerAddress int      `help:"Connections at once of one IPv4 address or IPv6 /64; 0: no limit." default:"0" group:"Limits"`
 	Listeners     int      `help:"Listeners on the address, with SO_REUSEPORT; 0: one for each processor." default:"1" group:"Limits"`
-	Serve   struct{} `cmd:"" default:"1" help:"Serve: what happens without a command."`
-	Inspect inspect  `cmd:"" help:"Look into a running edge: what is cached, and why something is not."`
+	Serve         struct{} `cmd:"" default:"1" help:"Serve: what happens without a command."`
+	Inspect       inspect  `cmd:"" help:"Look into a running edge: what is cached, and why something is not."`
 
 	Control       string `help:"Control plane to join; protected objects need its tokens then. Empty: no fleet, everything is public." placeholder:"URL" group:"Fleet"`
 	Name          string `help:"Name in the fleet and in Cache-Status: lower-case letters, digits, dashes." default:"segue" group:"Fleet"`
