@@ -181,7 +181,11 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 }
 
 // Trust replaces what tokens are checked against. Until the first call an edge with Tokens serves public objects only.
-func (e *Edge) Trust(t *Trust) { e.door.gate.set(t) }
+func (e *Edge) Trust(t *Trust) {
+	if e.door.gate != nil {
+		e.door.gate.set(t)
+	}
+}
 
 // SetPeers replaces the edges of the region that share objects with this one; self is the name of this edge among them,
 // key its identity. Until the first call an edge has none, and asks origins only.

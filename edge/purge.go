@@ -119,7 +119,7 @@ func slash(path string) string {
 
 // purges says what was purged since when, with no scan: a purge writes a number, and a Meta that is older than the
 // number that concerns it is not used (hard) or stale (soft). Numbers are nanoseconds of this edge's clock, each greater
-// than all before it, so that "older" needs no synchronised clocks: docs/decisions/0010.
+// than all before it, so that "older" needs no synchronised clocks: docs/decisions/0006.
 type purges struct {
 	clock  atomic.Int64 // the last number given out, to a Meta or a purge
 	newest atomic.Int64 // of the purges; 0: there are none

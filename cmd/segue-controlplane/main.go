@@ -122,7 +122,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 func openOrigin(ctx context.Context, where string) (controlplane.Objects, error) {
 	if strings.HasPrefix(where, "s3://") {
-		return s3store.OpenURL(ctx, where, os.Getenv)
+		return s3store.OpenURL(ctx, where, 0, os.Getenv)
 	}
 	s, err := dirstore.Open(where)
 	if err != nil {

@@ -229,7 +229,7 @@ func (c *cli) origin(ctx context.Context, where string) (edge.Origin, error) {
 		}
 		return o, nil
 	case strings.HasPrefix(where, "s3://"):
-		s, err := s3store.OpenURL(ctx, where, os.Getenv)
+		s, err := s3store.OpenURL(ctx, where, 1, os.Getenv) // the edge repeats: edge/care.go
 		if err != nil {
 			return nil, err
 		}

@@ -270,7 +270,7 @@ func (p *Platform) Close() { _ = p.data.close() }
 // openOrigin opens a directory or a bucket.
 func openOrigin(ctx context.Context, where string) (origin.Store, error) {
 	if strings.HasPrefix(where, "s3://") {
-		return s3store.OpenURL(ctx, where, os.Getenv)
+		return s3store.OpenURL(ctx, where, 0, os.Getenv)
 	}
 	s, err := dirstore.Open(where)
 	if err != nil {

@@ -78,13 +78,14 @@ func ParseURL(raw string) (Config, error) {
 }
 
 // OpenURL opens what ParseURL reads, with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, when the URL names no endpoint,
-// AWS_ENDPOINT_URL of the environment: the names that S3 tools use. Its errors are a serve.SetupError.
-func OpenURL(ctx context.Context, where string, getenv func(string) string) (*Store, error) {
+// AWS_ENDPOINT_URL of the environment: the names that S3 tools use. attempts is Config.Attempts: 1 where the caller repeats
+// by itself. Its errors are a serve.SetupError.
+func OpenURL(ctx context.Context, where string, attempts uint, getenv func(string) string) (*Store, error) {
 	c, err := ParseURL(where)
 	if err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
-	c.AccessKey, c.SecretKey = getenv("AWS_ACCESS_KEY_ID"), getenv("AWS_SECRET_ACCESS_KEY")
+	c.Attempts, c.AccessKey, c.SecretKey = attempts, getenv("AWS_ACCESS_KEY_ID"), getenv("AWS_SECRET_ACCESS_KEY")
 	if c.Endpoint == "" {
 		c.Endpoint = getenv("AWS_ENDPOINT_URL")
 	}

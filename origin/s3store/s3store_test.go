@@ -43,7 +43,7 @@ func TestStore(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	begun := time.Now()
-	_, err := s3store.OpenURL(context.Background(), "s3://b?endpoint=http://"+testenv.Addr(t), func(string) string { return "x" })
+	_, err := s3store.OpenURL(context.Background(), "s3://b?endpoint=http://"+testenv.Addr(t), 0, func(string) string { return "x" })
 	if _, setup := errors.AsType[serve.SetupError](err); !setup {
 		t.Errorf("%v is no setup error", err)
 	}
