@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -55,20 +54,12 @@ func main() { serve.Main(run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var c cli
-	exited := errors.New("exited")
-	parser, err := kong.New(&c, kong.Name("segue-controlplane"), kong.Description("Catalogue, accounts, playback, fleet and play logs."), kong.UsageOnError(),
-		kong.Configuration(serve.YAML), kong.Writers(stdout, stderr), kong.Vars{"version": "segue-controlplane " + version}, kong.Exit(func(int) { panic(exited) }))
-	if err != nil {
-		return fmt.Errorf("bug: command line: %w", err)
-	}
-	defer func() {
-		if r := recover(); r != nil && r != any(exited) {
-			panic(r)
-		}
-	}()
-	if _, err := parser.Parse(args); err != nil {
-		return serve.SetupError{Err: fmt.Errorf("%w; see segue-controlplane --help", err)}
-	}
+	return serve.CommandLine("segue-controlplane", "Catalogue, accounts, playback, fleet and play logs.", &c, args, stdout, stderr, func(*kong.Context) error {
+		return c.run(ctx, stdout, stderr)
+	}, kong.Vars{"version": "segue-controlplane " + version})
+}
+
+func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
 	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
 		GeoDB: c.GeoDB, PerSecond: c.RateLimit, Version: version}

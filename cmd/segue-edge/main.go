@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -75,24 +74,15 @@ func main() { serve.Main(run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var c cli
-	exited := errors.New("exited")
-	parser, err := kong.New(&c, kong.Name("segue-edge"), kong.Description("A cache for media, and for any HTTP origin."), kong.UsageOnError(),
-		kong.Configuration(serve.YAML), kong.Writers(stdout, stderr), kong.Vars{"version": "segue-edge " + version, "debug": defaultDebug}, kong.Exit(func(int) { panic(exited) }))
-	if err != nil {
-		return fmt.Errorf("bug: command line: %w", err)
-	}
-	defer func() {
-		if r := recover(); r != nil && r != any(exited) {
-			panic(r)
+	return serve.CommandLine("segue-edge", "A cache for media, and for any HTTP origin.", &c, args, stdout, stderr, func(k *kong.Context) error {
+		if strings.HasPrefix(k.Command(), "inspect") {
+			return c.Inspect.run(ctx, c.DebugListen, stdout)
 		}
-	}()
-	k, err := parser.Parse(args)
-	if err != nil {
-		return serve.SetupError{Err: fmt.Errorf("%w; see segue-edge --help", err)}
-	}
-	if strings.HasPrefix(k.Command(), "inspect") {
-		return c.Inspect.run(ctx, c.DebugListen, stdout)
-	}
+		return c.run(ctx, stdout, stderr)
+	}, kong.Vars{"version": "segue-edge " + version, "debug": defaultDebug})
+}
+
+func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
 	routes, err := c.routes(ctx)
 	if err != nil {

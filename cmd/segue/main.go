@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -58,30 +57,7 @@ func main() { serve.Main(run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var c cli
-	exited := errors.New("exited")
-	parser, err := kong.New(&c,
-		kong.Name("segue"),
-		kong.Description("Self-hosted music streaming: edges, control plane and tools."),
-		kong.UsageOnError(),
-		kong.Configuration(serve.YAML),
-		kong.Writers(stdout, stderr),
-		kong.Vars{"log_level": "warn"},
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}),
-		kong.Exit(func(int) { panic(exited) }), // only --help ends this way
-		kong.BindTo(ctx, (*context.Context)(nil)),
-	)
-	if err != nil {
-		return fmt.Errorf("bug: command line: %w", err)
-	}
-	defer func() {
-		if r := recover(); r != nil && r != any(exited) {
-			panic(r)
-		}
-	}()
-	k, err := parser.Parse(args)
-	if err != nil {
-		return serve.SetupError{Err: fmt.Errorf("%w; see segue --help", err)}
-	}
-	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
-	return k.Run(&IO{Stdout: stdout, Stderr: stderr, Log: log})
+	return serve.CommandLine("segue", "Self-hosted music streaming: edges, control plane and tools.", &c, args, stdout, stderr, func(k *kong.Context) error {
+		return k.Run(&IO{Stdout: stdout, Stderr: stderr, Log: serve.Logger(stderr, c.LogLevel, c.LogJSON)})
+	}, kong.Vars{"log_level": "warn"}, kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}), kong.BindTo(ctx, (*context.Context)(nil)))
 }

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -63,4 +64,34 @@ func (f *fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (
 		return kong.JoinEscaped(parts, flag.Tag.Sep), nil
 	}
 	return fmt.Sprint(v), nil
+}
+
+// CommandLine parses a program's arguments into cli, with the file given by --config behind them, and calls run. --help
+// and --version end it well, without run. What is wrong with the arguments is a SetupError.
+func CommandLine(name, description string, cli any, args []string, stdout, stderr io.Writer, run func(*kong.Context) error, options ...kong.Option) error {
+	exited := errors.New("exited")
+	parser, err := kong.New(cli, append([]kong.Option{kong.Name(name), kong.Description(description), kong.UsageOnError(), kong.Configuration(YAML),
+		kong.Writers(stdout, stderr), kong.Exit(func(int) { panic(exited) })}, options...)...) // only --help and --version end so
+	if err != nil {
+		return fmt.Errorf("bug: command line: %w", err)
+	}
+	k, err := parse(parser, args, exited)
+	switch {
+	case errors.Is(err, exited):
+		return nil
+	case err != nil:
+		return SetupError{Err: fmt.Errorf("%w; see %s --help", err, name)}
+	}
+	return run(k)
+}
+
+func parse(parser *kong.Kong, args []string, exited error) (k *kong.Context, err error) {
+	defer func() {
+		if r := recover(); r == any(exited) {
+			err = exited
+		} else if r != nil {
+			panic(r)
+		}
+	}()
+	return parser.Parse(args)
 }
