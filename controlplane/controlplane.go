@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -241,18 +242,28 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	return err
 }
 
-func (cp *ControlPlane) indexTracks(_ context.Context, batch []eventlog.Message) error {
-	var tracks []api.Track
+// indexTracks brings the index up to date with the tracks that a batch names.
+func (cp *ControlPlane) indexTracks(ctx context.Context, batch []eventlog.Message) error {
+	var ids []string
 	for _, m := range batch {
-		var t api.Track
-		if m.Subject != catalog.SubjectTrack {
-			continue
-		}
-		if err := json.Unmarshal(m.Body, &t); err != nil {
+		var c store.Changed
+		if err := json.Unmarshal(m.Body, &c); err != nil {
 			cp.log.Error("catalogue event cannot be read, passed over", "id", m.ID, "err", err)
 			continue
 		}
-		tracks = append(tracks, t)
+		if c.Kind == "track" {
+			ids = append(ids, c.IDs...)
+		}
 	}
-	return cp.index.Put(tracks...)
+	slices.Sort(ids)
+	for some := range slices.Chunk(slices.Compact(ids), 500) {
+		tracks, err := cp.catalog.TracksByID(ctx, some...)
+		if err != nil {
+			return err
+		}
+		if err := cp.index.Put(tracks...); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"segue/controlplane/api"
@@ -79,6 +80,19 @@ func (s *Service) Track(ctx context.Context, id media.TrackID) (Playable, error)
 		return Playable{}, fmt.Errorf("track %s: %w", id, media.ErrNotFound)
 	}
 	return list[0], nil
+}
+
+// TracksByID returns those of the tracks that there are, in no order.
+func (s *Service) TracksByID(ctx context.Context, ids ...string) ([]api.Track, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	marks, args := make([]string, len(ids)), make([]any, len(ids))
+	for i, id := range ids {
+		marks[i], args[i] = "$"+strconv.Itoa(i+1), id
+	}
+	list, err := tracks(ctx, s.db, ` WHERE t.id IN (`+strings.Join(marks, ", ")+`)`, args...)
+	return plain(list), err
 }
 
 // Tracks pages through all tracks by title. Cursor "" is the beginning; a foreign one is media.ErrInvalid.

@@ -23,9 +23,6 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// SubjectTrack is the subject of catalogue events; the body is an api.Track.
-const SubjectTrack = "catalog.track"
-
 // Objects is what the catalogue asks the origin: does it hold an object?
 type Objects interface {
 	Stat(ctx context.Context, key media.Key) (media.Object, error)
@@ -167,11 +164,7 @@ func (s *Service) Publish(ctx context.Context, t media.Track) (api.Track, error)
 			return err
 		}
 		out = list[0].Track
-		body, err := json.Marshal(out)
-		if err != nil {
-			return fmt.Errorf("bug: %w", err)
-		}
-		return store.Emit(ctx, tx, SubjectTrack, body)
+		return store.Emit(ctx, tx, "track", string(t.ID))
 	})
 	return out, err
 }

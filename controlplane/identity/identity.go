@@ -191,7 +191,7 @@ func (s *Service) Refresh(ctx context.Context, token string) (api.Session, error
 }
 
 func (s *Service) grant(u api.User, session, refresh string, now time.Time) (api.Session, error) {
-	access, err := s.keys.sign(Principal{UserID: u.ID, SessionID: session, Plan: u.Plan}, now)
+	access, err := s.keys.sign(Principal{UserID: u.ID, SessionID: session, DeviceID: session, Plan: u.Plan}, now)
 	return api.Session{AccessToken: access, TokenType: "Bearer", ExpiresInSeconds: int(accessFor.Seconds()), RefreshToken: refresh, User: u}, err
 }
 
@@ -205,7 +205,14 @@ func (s *Service) SignOut(ctx context.Context, session string) error {
 type Principal struct {
 	UserID    string
 	SessionID string
-	Plan      api.Plan
+	DeviceID  string
+	Plan      api.Plan // when the token was made; who grants things asks Service.Plan
+}
+
+// Plan is an account's plan now, or media.ErrNotFound.
+func (s *Service) Plan(ctx context.Context, userID string) (api.Plan, error) {
+	u, err := s.User(ctx, userID)
+	return u.Plan, err
 }
 
 // Verify reads an access token. Errors: media.ErrNoAccess.

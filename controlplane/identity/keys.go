@@ -73,6 +73,7 @@ func readKeys(ctx context.Context, db *store.DB, purpose string) (*Keys, error) 
 type claims struct {
 	jwt.RegisteredClaims
 	Session string   `json:"sid"`
+	Device  string   `json:"did"`
 	Plan    api.Plan `json:"plan"`
 }
 
@@ -80,7 +81,7 @@ func (k *Keys) sign(p Principal, now time.Time) (string, error) {
 	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
 		RegisteredClaims: jwt.RegisteredClaims{Issuer: issuer, Audience: jwt.ClaimStrings{audience}, Subject: p.UserID, ID: ulid.Make().String(),
 			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(accessFor))},
-		Session: p.SessionID, Plan: p.Plan,
+		Session: p.SessionID, Device: p.DeviceID, Plan: p.Plan,
 	})
 	t.Header["kid"] = k.list[0].id
 	return t.SignedString(k.list[0].private)
@@ -99,7 +100,7 @@ func (k *Keys) verify(token string, now time.Time) (Principal, error) {
 	if err != nil {
 		return Principal{}, fmt.Errorf("access token is not valid: %w", media.ErrNoAccess)
 	}
-	return Principal{c.Subject, c.Session, c.Plan}, nil
+	return Principal{c.Subject, c.Session, c.Device, c.Plan}, nil
 }
 
 func (k *Keys) jwks() map[string]any {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -142,9 +143,20 @@ type Event struct {
 	Body    []byte // JSON
 }
 
-// Emit writes an event in the transaction of the change that it tells of.
-func Emit(ctx context.Context, tx *sql.Tx, subject string, body []byte) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO outbox (id, subject, body) VALUES ($1, $2, $3)`, ulid.Make().String(), subject, string(body))
+// Changed is the body of every event about rows that readers outside SQL copy (search, caches, feeds): which ones, not
+// what they are now. A reader asks SQL for them, so neither the order of events nor a repeat can leave it behind.
+type Changed struct {
+	Kind string   `json:"kind"` // track, album, artist, playlist, user
+	IDs  []string `json:"ids"`  // made, changed or deleted
+}
+
+// Emit writes an event in the transaction of the change that it tells of. Its subject is catalog.<kind>.
+func Emit(ctx context.Context, tx *sql.Tx, kind string, ids ...string) error {
+	body, err := json.Marshal(Changed{kind, ids})
+	if err != nil {
+		return fmt.Errorf("bug: %w", err)
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO outbox (id, subject, body) VALUES ($1, $2, $3)`, ulid.Make().String(), "catalog."+kind, string(body))
 	return err
 }
 
