@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compares segue-edge with nginx, Varnish and Traffic Server, side by side. Arguments go to `bench run`.
+# Compares segue-edge with nginx, Varnish, Traffic Server and Squid, side by side. Arguments go to `bench run`.
 set -eu
 cd "$(dirname "$0")/../.."
 tools/debian.sh tools/debian-bench.txt

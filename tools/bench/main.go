@@ -32,7 +32,7 @@ func dispatch(verb string, args []string) error {
 	case "run":
 		r := runner{}
 		only := fs.String("only", "hot,zipf,herd,cold,idle", "which comparisons")
-		peers := fs.String("peers", "segue,nginx,varnish,trafficserver", "which servers")
+		peers := fs.String("peers", "segue,nginx,varnish,trafficserver,squid", "which servers")
 		fs.IntVar(&r.rounds, "rounds", 5, "rounds of the hot comparison; medians count")
 		fs.DurationVar(&r.each, "for", 3*time.Second, "length of one hot measurement")
 		fs.StringVar(&r.edge, "edge", "bin/segue-edge", "the binary")

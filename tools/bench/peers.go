@@ -96,6 +96,14 @@ func (r *runner) start(name, origin string, memory int64) (*peer, error) {
 			}
 		}
 		args = []string{"traffic_server", "--run-root=" + dir}
+	case "squid":
+		if err := write("squid.conf", dir+"/squid.conf", s); err != nil {
+			return nil, err
+		}
+		if err := os.Chmod(dir, 0o777); err != nil { // it runs as another user
+			return nil, err
+		}
+		args = []string{"squid", "-N", "-f", dir + "/squid.conf", "-n", "bench" + port}
 	default:
 		return nil, fmt.Errorf("%q: no such peer", name)
 	}
