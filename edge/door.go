@@ -112,6 +112,16 @@ func (d *door) peer(ctx *fasthttp.RequestCtx) bool {
 	return len(token) > 0 && d.shield.knows(string(token), time.Now())
 }
 
+// behind reports whether a request comes from a peer that has applied purges which are still to come here.
+func (d *door) behind(ctx *fasthttp.RequestCtx) bool {
+	field := ctx.Request.Header.Peek(purgedTo)
+	if len(field) == 0 {
+		return false
+	}
+	n, err := strconv.ParseInt(borrow(field), 10, 64)
+	return err == nil && n > d.metas.purges.fleet.Load()
+}
+
 // target is what a URL names; key and token may be borrowed.
 type target struct {
 	route *Route
@@ -165,6 +175,9 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 	d.requests.Add(1)
 	t, err := d.locate(raw)
 	play := ""
+	if err == nil && d.behind(ctx) {
+		err = media.ErrBusy
+	}
 	if err == nil && d.gate != nil && media.Key(t.key).Protected() && !d.peer(ctx) {
 		play, err = d.admit(ctx, t, begun)
 	}

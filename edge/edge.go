@@ -113,7 +113,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	//  client -> door(metas, policy) -> Memory+Coalesce -> Disk -> Shield -> Upstream -> origin
 	e := &Edge{cfg: cfg, log: log, begun: time.Now()}
 	memory := NewMemory(cfg.Memory)
-	e.shield = newShield(&Upstream{memory.Alloc}, memory.Alloc, name, log, m)
+	e.shield = newShield(&Upstream{memory.Alloc}, memory.Alloc, name, e.PurgedTo, log, m)
 	var below Source = e.shield
 	if cfg.DiskDir != "" {
 		disk, err := openDisk(cfg.DiskDir, cfg.DiskSize, below, memory.Alloc, log, reg)

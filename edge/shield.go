@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,7 @@ type Shield struct {
 	loop    string // what this edge is called in CDN-Loop
 	log     *slog.Logger
 	metrics *metrics
+	purged  func() int64           // the fleet's number of the last purge that was applied here
 	fleet   atomic.Pointer[region] // nil: no peers
 	setting sync.Mutex
 }
@@ -78,10 +80,14 @@ const (
 	peerTokenOK = 45 * time.Second
 	clockSkew   = 10 * time.Second
 	peerIssue   = "segue-peer:" // and the name of who is asked: aud
+
+	// purgedTo is a field of a peer's request: the last purge of the fleet that it has applied. Who has not come so far
+	// may hold the very bytes that were purged, and declines.
+	purgedTo = "Segue-Purged-To"
 )
 
-func newShield(below Source, alloc func(n int) *Block, loop string, log *slog.Logger, m *metrics) *Shield {
-	return &Shield{below: below, alloc: alloc, loop: loop, log: log, metrics: m}
+func newShield(below Source, alloc func(n int) *Block, loop string, purged func() int64, log *slog.Logger, m *metrics) *Shield {
+	return &Shield{below: below, alloc: alloc, loop: loop, purged: purged, log: log, metrics: m}
 }
 
 // set replaces the peers. Those that stay keep their connections and what is known of their health.
@@ -242,6 +248,9 @@ func (s *Shield) ask(ctx context.Context, r *region, p *peer, w *Want, yield fun
 		req.Header.Set("If-Match", w.Meta.ETag) // RFC 9110 13.1.1
 		req.Header.Set("Segue-Peer", token)
 		req.Header.Set("Cdn-Loop", s.loop) // RFC 8586 2
+		if n := s.purged(); n > 0 {
+			req.Header.Set(purgedTo, strconv.FormatInt(n, 10))
+		}
 		resp, err := p.client.Do(req)
 		if err != nil {
 			if u, ok := errors.AsType[*url.Error](err); ok {

@@ -15,7 +15,7 @@ import (
 )
 
 func testShield(self string, key ed25519.PrivateKey, peers []Peer) *Shield {
-	s := newShield(nothing{}, nil, "loop", slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry()))
+	s := newShield(nothing{}, nil, "loop", func() int64 { return 0 }, slog.New(slog.DiscardHandler), newMetrics(prometheus.NewRegistry()))
 	s.set(self, key, peers)
 	return s
 }

@@ -115,6 +115,48 @@ func TestPeersShareObjects(t *testing.T) {
 	}
 }
 
+// An edge that has purged is not given what it purged by a peer that has not.
+func TestPurgedIsNotRefilledByPeers(t *testing.T) {
+	store := &faulty{}
+	const objects = 30
+	for i := range objects {
+		put(t, store, media.Key(fmt.Sprintf("art/A/v/%d.jpg", i)), append(pattern(300_000), byte(i)), "image/jpeg")
+	}
+	bases, edges, _, _ := fleetOf(t, 2, edge.Config{Routes: []*edge.Route{{Prefix: "/", Origin: edge.StoreOrigin{Store: store}}}})
+	// served counts replies that came from a peer.
+	served := func() (n int) {
+		for i := range objects {
+			resp, got, err := try(t, fmt.Sprintf("%s/art/A/v/%d.jpg", bases[0], i), "")
+			if resp.StatusCode != 200 || err != nil || len(got) != 300_001 {
+				t.Fatalf("object %d: %s, %d bytes, %v", i, resp.Status, len(got), err)
+			}
+			if strings.Contains(resp.Header.Get("Cache-Status"), "detail=shield") {
+				n++
+			}
+		}
+		return n
+	}
+	if served() == 0 {
+		t.Fatal("no reply came from a peer")
+	}
+	purge := edge.Purge{Kind: edge.PurgePrefix, Value: "/art/", Epoch: 7}
+	if err := edges[0].Purge(purge); err != nil {
+		t.Fatal(err)
+	}
+	before := store.gets.Load()
+	if n := served(); n != 0 || store.gets.Load()-before < objects {
+		t.Errorf("%d replies came from a peer that holds what was purged, %d requests to the origin", n, store.gets.Load()-before)
+	}
+	for _, e := range edges { // the other one too; and the first again
+		if err := e.Purge(purge, edge.Purge{Kind: edge.PurgePrefix, Value: "/art/", Epoch: 8}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if served() == 0 {
+		t.Error("no reply came from a peer that has purged too")
+	}
+}
+
 // A list of peers that is wrong costs a request, not an answer: here the peer is somebody else, who says no or lies.
 func TestBadPeerIsPassedBy(t *testing.T) {
 	store := &faulty{}
