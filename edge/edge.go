@@ -27,6 +27,7 @@ type Config struct {
 	Name        string                  // in Cache-Status: [a-z0-9-]+; default segue
 	Listen      string                  // host:port
 	Memory      int64                   // bytes of blocks in memory; default 256 MiB
+	Records     int64                   // bytes of records of objects in memory, and a quarter of that for tokens; default 64 MiB
 	DiskDir     string                  // empty: no disk tier
 	DiskSize    int64                   // bytes of blocks on disk; default 4 GiB
 	Routes      []*Route                // at least one
@@ -38,6 +39,14 @@ type Config struct {
 	Transport   transport.Config        // limits and TLS
 	Log         *RequestLog             // of every request; nil: none. Its Run is the caller's
 	Country     func(netip.Addr) string // ISO 3166 code of an address, "" unknown; nil: tokens limited to countries are refused
+}
+
+// Split divides what a process may take between Config.Memory and Config.Records, so that from 128 MiB up all of it stays
+// within total and a fifth. 24 MiB are for the rest of the program; and blocks have an eighth over their budget while
+// replies are still under way from those that were evicted. docs/performance.md, "Memory".
+func Split(total int64) (blocks, records int64) {
+	records = min(max(total/16, 1<<20), 64<<20)
+	return max(total-records-24<<20, total/2), records
 }
 
 // Route maps the part of the URL space below Prefix to one origin.
@@ -89,7 +98,7 @@ type Edge struct {
 // New checks the configuration and opens the disk tier; it serves nothing yet.
 func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error) {
 	cfg.Name = cmp.Or(cfg.Name, "segue")
-	cfg.Memory = cmp.Or(cfg.Memory, 256<<20)
+	cfg.Memory, cfg.Records = cmp.Or(cfg.Memory, 256<<20), cmp.Or(cfg.Records, 64<<20)
 	cfg.DiskSize = cmp.Or(cfg.DiskSize, 4<<30)
 	cfg.FillTimeout = cmp.Or(cfg.FillTimeout, 2*time.Minute)
 	cfg.FirstByte = cmp.Or(cfg.FirstByte, 15*time.Second)
@@ -135,7 +144,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	if err != nil {
 		return nil, err
 	}
-	metas, err := newMetas(rs, cfg.FirstByte, purges, m)
+	metas, err := newMetas(rs, cfg.Records, cfg.FirstByte, purges, m)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +158,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	e.door = &door{name: cfg.Name, routes: rs, metas: metas, exchange: e.asks, source: e.fills, shield: e.shield, loop: name, memory: memory, metrics: m, wait: cfg.FirstByte, log: cfg.Log}
 	e.door.ahead = newAhead(e.door, cfg.Memory, rs.idle, cfg.FillTimeout, reg)
 	if cfg.Tokens {
-		if e.door.gate, err = newGate(m); err != nil {
+		if e.door.gate, err = newGate(cfg.Records/4, m); err != nil {
 			return nil, err
 		}
 		e.door.gate.country = cfg.Country

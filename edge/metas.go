@@ -69,15 +69,15 @@ func (t *metas) set(at string, b []byte) {
 	}
 }
 
-func newMetas(rs routes, timeout time.Duration, p *purges, m *metrics) (*metas, error) {
-	cache, err := newRecords()
+func newMetas(rs routes, records int64, timeout time.Duration, p *purges, m *metrics) (*metas, error) {
+	cache, err := newRecords(records)
 	return &metas{cache: cache, hot: hot{maphash.MakeSeed(), make([]atomic.Pointer[hotMeta], hotSlots)}, timeout: timeout, routes: rs, purges: p, metrics: m}, err
 }
 
-// newRecords makes a bigcache for small records that carry their own end.
-func newRecords() (*bigcache.BigCache, error) {
+// newRecords makes a bigcache of at most size bytes, in whole MiB, for small records that carry their own end.
+func newRecords(size int64) (*bigcache.BigCache, error) {
 	c := bigcache.DefaultConfig(24 * time.Hour)
-	c.Shards, c.MaxEntriesInWindow, c.MaxEntrySize, c.HardMaxCacheSize, c.Verbose = 256, 64<<10, 256, 64, false // MB
+	c.Shards, c.MaxEntriesInWindow, c.MaxEntrySize, c.HardMaxCacheSize, c.Verbose = 64, 32<<10, 256, max(1, int(size>>20)), false
 	return bigcache.New(context.Background(), c)
 }
 

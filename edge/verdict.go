@@ -41,8 +41,8 @@ type gate struct {
 	metrics *metrics
 }
 
-func newGate(m *metrics) (*gate, error) {
-	cache, err := newRecords()
+func newGate(records int64, m *metrics) (*gate, error) {
+	cache, err := newRecords(records)
 	return &gate{verdict: cache, metrics: m}, err
 }
 

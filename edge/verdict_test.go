@@ -26,7 +26,7 @@ var (
 
 func newTestGate(t testing.TB) *gate {
 	t.Helper()
-	g, err := newGate(newMetrics(prometheus.NewRegistry()))
+	g, err := newGate(1<<20, newMetrics(prometheus.NewRegistry()))
 	if err != nil {
 		t.Fatal(err)
 	}

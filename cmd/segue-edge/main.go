@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -41,7 +42,7 @@ type cli struct {
 	Origin      string           `help:"What is at /: http://host[:port][/path], s3://bucket[/prefix]?endpoint=http://host:port, or a folder." placeholder:"WHERE"`
 	Route       []string         `help:"More origins: PREFIX=WHERE; the longest prefix counts. Repeatable." sep:"none" placeholder:"/p/=WHERE"`
 	Fresh       time.Duration    `help:"How long an object of a folder or bucket is used without asking again; media/ and art/ never change." default:"1m"`
-	Memory      serve.ByteCount  `help:"Memory for blocks." default:"256MiB"`
+	Memory      serve.ByteCount  `help:"Memory of the whole process, within a fifth; most of it holds blocks." default:"256MiB"`
 	Disk        string           `help:"Folder for blocks on disk; empty: none." type:"path" placeholder:"DIR"`
 	DiskSize    serve.ByteCount  `help:"Disk for blocks." default:"4GiB"`
 	Drain       time.Duration    `help:"How long /readyz says no before the end, for load balancers to notice." default:"0s"`
@@ -117,7 +118,9 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 		}
 		country = places.Country
 	}
-	e, err := edge.New(edge.Config{Log: requests, Country: country, Name: c.Name, Listen: c.Listen, Memory: int64(c.Memory), DiskDir: c.Disk, DiskSize: int64(c.DiskSize), Routes: routes,
+	blocks, records := edge.Split(int64(c.Memory))
+	debug.SetGCPercent(50) // little is in the heap: the collector has not much to do, and memory is for blocks
+	e, err := edge.New(edge.Config{Log: requests, Country: country, Name: c.Name, Listen: c.Listen, Memory: blocks, Records: records, DiskDir: c.Disk, DiskSize: int64(c.DiskSize), Routes: routes,
 		Tokens: c.Control != "", DrainFor: c.Drain, Listeners: listeners, Transport: conns}, log, reg)
 	if err != nil {
 		return serve.SetupError{Err: err}

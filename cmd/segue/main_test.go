@@ -132,7 +132,7 @@ func TestPackageReportsFailures(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(testenv.Program(t), "package", in, out)
+	cmd := exec.Command(testenv.Program(t, "segue"), "package", in, out)
 	text, err := cmd.CombinedOutput()
 	if code := cmd.ProcessState.ExitCode(); err == nil || code != 1 {
 		t.Errorf("status %d", code)

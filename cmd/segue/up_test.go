@@ -21,7 +21,7 @@ func TestRestarts(t *testing.T) {
 		"--clickhouse-http", testenv.Addr(t), "--clickhouse-native", testenv.Addr(t), "--clickhouse-library", engine}
 	up := func() *exec.Cmd {
 		t.Helper()
-		cmd := exec.Command(testenv.Program(t), args...)
+		cmd := exec.Command(testenv.Program(t, "segue"), args...)
 		var errors strings.Builder
 		cmd.Stderr = &errors
 		out, err := cmd.StdoutPipe()
@@ -45,7 +45,7 @@ func TestRestarts(t *testing.T) {
 	_ = first.Wait()
 	second := up() // its ports are those of the first, whose engine is still stopping
 
-	out, err := exec.Command(testenv.Program(t), args...).CombinedOutput()
+	out, err := exec.Command(testenv.Program(t, "segue"), args...).CombinedOutput()
 	if x, ok := err.(*exec.ExitError); !ok || x.ExitCode() != 2 || !strings.Contains(string(out), "in use by another segue") {
 		t.Errorf("a second one on the folder: %v, %s", err, out)
 	}

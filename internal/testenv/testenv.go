@@ -194,23 +194,28 @@ func Postgres(t testing.TB) string {
 	return url
 }
 
-// program builds the segue program once per test binary: the engine runs in a child of it.
-var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "segue-bin-")
-	if err != nil {
-		return "", err
-	}
-	out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "segue"), "segue/cmd/segue").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return filepath.Join(dir, "segue"), nil
-})
+// programs builds each program once per test binary, with the flags of the Makefile: what `make` built is
+// not compiled again.
+var programs = map[string]func() (string, error){"segue": build("segue"), "segue-edge": build("segue-edge")}
 
-// Program is the path of a freshly built segue.
-func Program(t testing.TB) string {
+func build(name string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		dir, err := os.MkdirTemp("", name+"-bin-")
+		if err != nil {
+			return "", err
+		}
+		out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), "segue/cmd/"+name).CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("%w: %s", err, out)
+		}
+		return filepath.Join(dir, name), nil
+	})
+}
+
+// Program is the path of a freshly built program: segue (the engine runs in a child of it) or segue-edge.
+func Program(t testing.TB, name string) string {
 	t.Helper()
-	path, err := program()
+	path, err := programs[name]()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +254,7 @@ func (c *ClickHouse) Start() {
 	c.cancel, c.done = cancel, make(chan error, 1)
 	up := make(chan struct{})
 	go func() {
-		c.done <- clickhouse.Engine{Config: c.Config, Program: Program(c.t)}.Run(ctx, func() { close(up) })
+		c.done <- clickhouse.Engine{Config: c.Config, Program: Program(c.t, "segue")}.Run(ctx, func() { close(up) })
 	}()
 	select {
 	case <-up:

@@ -10,7 +10,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: bench run|origin|zipf|herd|cold|idle [flags]")
+		fmt.Fprintln(os.Stderr, "usage: bench run|origin|zipf|herd|cold|idle|soak [flags]")
 		os.Exit(2)
 	}
 	if err := dispatch(os.Args[1], os.Args[2:]); err != nil {
@@ -31,10 +31,11 @@ func dispatch(verb string, args []string) error {
 		return o.serve(*listen)
 	case "run":
 		r := runner{}
-		only := fs.String("only", "hot,zipf,herd,cold,idle", "which comparisons")
+		only := fs.String("only", "hot,zipf,herd,cold,idle", "which comparisons; soak is one more")
 		peers := fs.String("peers", "segue,nginx,varnish,trafficserver,squid", "which servers")
 		fs.IntVar(&r.rounds, "rounds", 5, "rounds of the hot comparison; medians count")
 		fs.DurationVar(&r.each, "for", 3*time.Second, "length of one hot measurement")
+		fs.Int64Var(&r.churn, "churn", 300<<30, "bytes fetched from the origin in a soak: a day of 100 Mbit/s with a quarter missed is 270 GB")
 		fs.StringVar(&r.edge, "edge", "bin/segue-edge", "the binary")
 		fs.StringVar(&r.debug, "segue-debug", "", "HOST:PORT for segue-edge's profiles")
 		fs.Parse(args)
@@ -49,6 +50,7 @@ func dispatch(verb string, args []string) error {
 	pids := fs.String("pids", "", "processes of the server, with commas")
 	seed := fs.Uint64("seed", 1, "of the trace")
 	alpha := fs.Float64("alpha", 0.9, "of Zipf's law")
+	churn := fs.Int64("churn", 10<<30, "bytes to fetch from the origin in a soak")
 	stats := fs.String("origin", "http://127.0.0.1:9080", "the origin, for its counters")
 	fs.Parse(args)
 	switch verb {
@@ -58,6 +60,8 @@ func dispatch(verb string, args []string) error {
 		return herd(*base, *path, *n)
 	case "cold":
 		return cold(*base, *path, *rng)
+	case "soak":
+		return soak(*base, *stats, *pids, *n, *churn)
 	case "idle":
 		return idle(*base, *path, *n, *hold, *pids)
 	}

@@ -19,10 +19,11 @@ type runner struct {
 	each   time.Duration
 	edge   string
 	debug  string
+	churn  int64
 }
 
 func (r *runner) run(peers, only []string) error {
-	steps := map[string]func([]string) error{"hot": r.hot, "zipf": r.zipf, "herd": r.herd, "cold": r.cold, "idle": r.idle}
+	steps := map[string]func([]string) error{"hot": r.hot, "zipf": r.zipf, "herd": r.herd, "cold": r.cold, "idle": r.idle, "soak": r.soak}
 	for _, name := range only {
 		step := steps[name]
 		if step == nil {
@@ -289,5 +290,23 @@ func (r *runner) idle(names []string) error {
 			fmt.Printf("| %s | %.2f | %.0f |\n", p.name, v[0], v[1])
 		}
 		return err
+	})
+}
+
+// soak is for one server at a time: --peers segue.
+func (r *runner) soak(names []string) error {
+	const memory = 256 << 20
+	fmt.Printf("Memory while %d GB are fetched and evicted, 256 MiB configured, 64 connections; MB.\n\n| | most | at each tenth of the way |\n|---|---|---|\n", r.churn/1e9)
+	return r.each1(names, nil, memory, func(p *peer, origin string) error {
+		v, err := self("soak", "--base", p.base, "--origin", "http://"+origin, "--n", "64", "--churn", strconv.FormatInt(r.churn, 10), "--pids", strings.Join(p.pids(), ","))
+		if err != nil {
+			return err
+		}
+		fmt.Printf("| %s | %.0f |", p.name, v[0]/1e3)
+		for _, kb := range v[1:] {
+			fmt.Printf(" %.0f", kb/1e3)
+		}
+		fmt.Println(" |")
+		return nil
 	})
 }
