@@ -83,7 +83,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if len(cfg.PlaysKey) < 16 {
 		return nil, serve.Setupf("the key for pseudonyms in the play logs has %d bytes, want at least 16", len(cfg.PlaysKey))
 	}
-	if err := cfg.Identity.OIDC.Validate(); err != nil {
+	if err := cfg.Identity.Validate(); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
 	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg)}

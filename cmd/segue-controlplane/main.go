@@ -78,9 +78,6 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 		return err
 	}
 	cfg.Identity = identity.Config{PremiumStreams: c.PremiumStreams, OIDC: identity.OIDC{Issuer: c.OIDC.Issuer, ClientID: c.OIDC.ClientID, RedirectBase: c.OIDC.RedirectBase}}
-	if c.PremiumStreams < 1 {
-		return serve.Setupf("--premium-streams %d: want 1 or more", c.PremiumStreams)
-	}
 	for _, f := range []struct {
 		file string
 		to   func([]byte)

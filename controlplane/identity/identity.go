@@ -53,6 +53,14 @@ type Config struct {
 	OIDC           OIDC
 }
 
+// Validate says what is missing or wrong.
+func (c Config) Validate() error {
+	if c.PremiumStreams < 0 {
+		return fmt.Errorf("%d streams at a time: want 1 or more: %w", c.PremiumStreams, media.ErrInvalid)
+	}
+	return c.OIDC.Validate()
+}
+
 // Service is safe for concurrent use.
 type Service struct {
 	db       *store.DB
