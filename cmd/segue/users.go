@@ -162,7 +162,7 @@ func ends(at *time.Time) string {
 	if at == nil {
 		return "-"
 	}
-	return at.Format(time.DateOnly)
+	return at.UTC().Format("2006-01-02T15:04Z")
 }
 
 // findUser returns the id of the account that an operator names by its id or its whole address.

@@ -60,10 +60,13 @@ func (s *Service) ownsDevice(ctx context.Context, userID, device string) (string
 // takeDevice continues the device that d names, when it is the user's, and ends what is signed in on it; or makes one.
 func (s *Service) takeDevice(ctx context.Context, tx *sql.Tx, userID string, d api.Device, now time.Time) (id string, ended []string, err error) {
 	if d.ID != "" {
+		// Sessions before their device, here as everywhere: else two who come at once wait for each other.
+		if ended, err = endSessions(ctx, tx, `device_id = $1 AND user_id = $2`, d.ID, userID); err != nil {
+			return "", nil, err
+		}
 		res, err := tx.ExecContext(ctx, `UPDATE devices SET last_active_at = $1 WHERE id = $2 AND user_id = $3`, store.Micros(now), d.ID, userID)
 		if err := changedOne(res, err, "device"); err == nil {
-			ended, err = endSessions(ctx, tx, `device_id = $1`, d.ID)
-			return d.ID, ended, err
+			return d.ID, ended, nil
 		} else if !errors.Is(err, media.ErrNotFound) {
 			return "", nil, err
 		}
@@ -89,7 +92,7 @@ func (s *Service) takeDevice(ctx context.Context, tx *sql.Tx, userID string, d a
 	rows.Close()
 	for _, id := range quiet {
 		more, err := s.removeDevice(ctx, tx, userID, id)
-		if err != nil {
+		if err != nil && !errors.Is(err, media.ErrNotFound) { // another sign-in took it meanwhile
 			return "", nil, err
 		}
 		ended = append(ended, more...)
@@ -101,8 +104,12 @@ func (s *Service) takeDevice(ctx context.Context, tx *sql.Tx, userID string, d a
 
 // removeDevice ends the device's sessions and lets the other services take back what they gave it.
 func (s *Service) removeDevice(ctx context.Context, tx *sql.Tx, userID, device string) ([]string, error) {
-	ended, err := endSessions(ctx, tx, `device_id = $1`, device)
+	ended, err := endSessions(ctx, tx, `device_id = $1 AND user_id = $2`, device, userID)
 	if err != nil {
+		return nil, err
+	}
+	res, err := tx.ExecContext(ctx, `UPDATE devices SET user_id = user_id WHERE id = $1 AND user_id = $2`, device, userID)
+	if err := changedOne(res, err, "device"); err != nil {
 		return nil, err
 	}
 	for _, p := range s.personal {
@@ -162,11 +169,5 @@ func (s *Service) RenameDevice(ctx context.Context, userID, current, id, name st
 // RemoveDevice ends what is signed in on a device and forgets it, or returns media.ErrNotFound for one that is not the
 // user's.
 func (s *Service) RemoveDevice(ctx context.Context, userID, id string) error {
-	return s.endAfter(ctx, func(tx *sql.Tx) ([]string, error) {
-		res, err := tx.ExecContext(ctx, `UPDATE devices SET user_id = user_id WHERE id = $1 AND user_id = $2`, id, userID)
-		if err := changedOne(res, err, "device"); err != nil {
-			return nil, err
-		}
-		return s.removeDevice(ctx, tx, userID, id)
-	})
+	return s.endAfter(ctx, func(tx *sql.Tx) ([]string, error) { return s.removeDevice(ctx, tx, userID, id) })
 }

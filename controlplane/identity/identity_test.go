@@ -548,15 +548,6 @@ func testKeys(t *testing.T, w *world) {
 	if id, _ := k.Current(); id != first || len(k.List()) != 2 || len(k.JWKS()["keys"].([]map[string]string)) != 2 || len(k.Public()) != 2 {
 		t.Error("a new key signs before others know it, or is not published")
 	}
-	w.exec(`UPDATE signing_keys SET starts_at = 0 WHERE id = $1`, made.ID)
-	if err := k.Reload(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	w.exec(`UPDATE signing_keys SET starts_at = 1 WHERE id = $1`, made.ID)
-	if err := k.Reload(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	// The first key started when it was made, so the new one must start after it to take over.
 	w.exec(`UPDATE signing_keys SET starts_at = $1 WHERE id = $2`, store.Micros(time.Now()), made.ID)
 	if err := k.Reload(t.Context()); err != nil {
 		t.Fatal(err)
@@ -592,6 +583,23 @@ func testKeys(t *testing.T, w *world) {
 	if n := w.count(`SELECT COUNT(*) FROM signing_keys WHERE purpose = 'access'`); n != 3 {
 		t.Errorf("%d keys were ever there", n)
 	}
+
+	// By itself: an old key gets a successor, and what was superseded long ago goes.
+	current, _ := k.Current()
+	ago := func(d time.Duration) int64 { return store.Micros(time.Now().Add(-d)) }
+	w.exec(`INSERT INTO signing_keys (id, purpose, private_key, public_key, created_at, starts_at) SELECT 'older', purpose, private_key, public_key, 1, 1 FROM signing_keys WHERE id = $1`, current)
+	w.exec(`UPDATE signing_keys SET created_at = $1, starts_at = $1 WHERE id = $2`, ago(31*24*time.Hour), current)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); w.Run(ctx, func(err error) { t.Error(err) }) }()
+	for end := time.Now().Add(10 * time.Second); len(k.List()) != 2 || k.List()[1].ID != current; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Errorf("%+v", k.List())
+			break
+		}
+	}
+	cancel()
+	<-done
 }
 
 func testPassword(t *testing.T, w *world) {

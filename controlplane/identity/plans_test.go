@@ -322,8 +322,20 @@ func testDeletion(t *testing.T, w *world) {
 			t.Fatalf("the walk is broken: %v", tables)
 		}
 	}
+	// Whoever adds a table of people, it goes with them.
+	kept := `SELECT count(*) FROM information_schema.referential_constraints r JOIN information_schema.key_column_usage k ON k.constraint_name = r.constraint_name
+	  WHERE k.table_name = $1 AND k.column_name = 'user_id' AND r.delete_rule = 'CASCADE'`
+	if w.db.Embedded {
+		kept = `SELECT count(*) FROM pragma_foreign_key_list($1) WHERE "from" = 'user_id' AND "table" = 'users' AND on_delete = 'CASCADE'`
+	}
+	for _, table := range tables {
+		if w.count(kept, table) == 0 {
+			t.Errorf("%s.user_id does not refer to users(id) ON DELETE CASCADE", table)
+		}
+	}
 	ada, bob, owner := w.signUp("ada"), w.signUp("bob"), w.signUp("owner")
 	for _, id := range []string{ada.ID, bob.ID} {
+		w.exec(`INSERT INTO playbacks (play_id, user_id, track_id, version, plan, edge, created_at, expires_at) VALUES ($1, $2, 't', 'v', 'free', 'e', 1, 1)`, "play of "+id[20:], id)
 		w.exec(`INSERT INTO oidc_identities (issuer, subject, user_id, created_at) VALUES ('https://id.example', $1, $1, 1)`, id)
 	}
 	w.setPlan(owner.ID, api.PlanFamily, nil)

@@ -39,6 +39,18 @@ CREATE TABLE family_invites (
   owner_id TEXT PRIMARY KEY REFERENCES users(id) ON DELETE CASCADE, hash TEXT NOT NULL UNIQUE, expires_at BIGINT NOT NULL
 );
 
+-- Plays that were granted go with their listener.
+CREATE TABLE playbacks_new (
+  play_id TEXT PRIMARY KEY, user_id TEXT NOT NULL REFERENCES users(id) ON DELETE CASCADE, track_id TEXT NOT NULL, version TEXT NOT NULL, plan TEXT NOT NULL, edge TEXT NOT NULL,
+  created_at BIGINT NOT NULL, expires_at BIGINT NOT NULL
+);
+INSERT INTO playbacks_new (play_id, user_id, track_id, version, plan, edge, created_at, expires_at)
+  SELECT play_id, user_id, track_id, version, plan, edge, created_at, expires_at FROM playbacks WHERE user_id IN (SELECT id FROM users);
+DROP TABLE playbacks;
+ALTER TABLE playbacks_new RENAME TO playbacks;
+CREATE INDEX playbacks_expiry ON playbacks(expires_at);
+CREATE INDEX playbacks_by_user ON playbacks(user_id);
+
 ALTER TABLE admin_tokens ADD COLUMN id TEXT NOT NULL DEFAULT '';
 ALTER TABLE admin_tokens ADD COLUMN expires_at BIGINT NOT NULL DEFAULT 0;
 UPDATE admin_tokens SET id = substr(hash, 1, 26);
