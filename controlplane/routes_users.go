@@ -90,7 +90,7 @@ func (cp *ControlPlane) accountRoutes(a huma.API) {
 		return reply(api.Page[api.OwnDevice]{Items: list}, err)
 	})
 	register(cp, a, operation("rename-device", http.MethodPatch, "/v1/me/devices/{id}", tag, "Give a device another name", needUser), func(ctx context.Context, in *struct {
-		ID   string `path:"id" minLength:"26" maxLength:"26"`
+		ID   string `path:"id" minLength:"26" maxLength:"26" pattern:"^[0-9A-Za-z]+$"`
 		Body api.DeviceChange
 	}) (*answer[api.OwnDevice], error) {
 		return reply(cp.identity.RenameDevice(ctx, principal(ctx).UserID, principal(ctx).DeviceID, in.ID, in.Body.Name))
@@ -242,7 +242,7 @@ func (cp *ControlPlane) adminRoutes(a huma.API) {
 	op := operation("change-user", http.MethodPatch, "/v1/admin/users/{id}", tag, "Give an account a plan, or suspend it", who)
 	op.Description = "A suspended account is signed out everywhere and cannot sign in; everything it has stays."
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		ID   string `path:"id" minLength:"26" maxLength:"26"`
+		ID   string `path:"id" minLength:"26" maxLength:"26" pattern:"^[0-9A-Za-z]+$"`
 		Body api.AdminUserChange
 	}) (*answer[api.AdminUser], error) {
 		return reply(cp.identity.AdminChange(ctx, in.ID, in.Body))
@@ -302,7 +302,7 @@ func (cp *ControlPlane) adminRoutes(a huma.API) {
 	op.DefaultStatus = http.StatusNoContent
 	register(cp, a, op, func(ctx context.Context, in *struct {
 		Purpose string `path:"purpose" enum:"access,tokens"`
-		ID      string `path:"id" minLength:"26" maxLength:"26"`
+		ID      string `path:"id" minLength:"26" maxLength:"26" pattern:"^[0-9A-Za-z]+$"`
 	}) (*none, error) {
 		k, err := keys(in.Purpose)
 		if err != nil {

@@ -45,7 +45,7 @@ func (s *Service) PutAdminToken(ctx context.Context, name, secret string, scopes
 func (s *Service) NewAdminToken(ctx context.Context, n api.NewAdminToken) (api.AdminToken, error) {
 	slices.Sort(n.Scopes)
 	n.Scopes = slices.Compact(n.Scopes)
-	if name := strings.TrimSpace(n.Name); name == "" || utf8.RuneCountInString(name) > maxName {
+	if name := strings.TrimSpace(n.Name); !strings.ContainsFunc(name, visible) || utf8.RuneCountInString(name) > maxName || strings.ContainsFunc(name, unfit) {
 		return api.AdminToken{}, fmt.Errorf("name: want 1 to %d characters: %w", maxName, media.ErrInvalid)
 	}
 	if len(n.Scopes) == 0 || slices.ContainsFunc(n.Scopes, func(scope string) bool { return !slices.Contains(Scopes, scope) }) {
@@ -149,7 +149,7 @@ func (a account) admin() api.AdminUser {
 // beginning; a foreign one is media.ErrInvalid.
 func (s *Service) AdminUsers(ctx context.Context, prefix, cursor string, limit int) (api.Page[api.AdminUser], error) {
 	after, err := base64.RawURLEncoding.DecodeString(cursor)
-	if err != nil || !utf8.Valid(after) {
+	if err != nil || !utf8.Valid(after) || slices.Contains(after, 0) {
 		return api.Page[api.AdminUser]{}, fmt.Errorf("cursor is not one of ours: %w", media.ErrInvalid)
 	}
 	// LIKE and not a range: a database's collation need not have all that share a prefix in one place.

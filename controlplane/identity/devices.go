@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"segue/controlplane/api"
@@ -34,6 +33,9 @@ func checkDevice(d *api.Device) error {
 	if !slices.Contains(deviceTypes, d.Type) {
 		return fmt.Errorf("device.type: want one of %s: %w", strings.Join(deviceTypes, ", "), media.ErrInvalid)
 	}
+	if _, err := ulid.ParseStrict(d.ID); err != nil {
+		d.ID = "" // none of ours
+	}
 	if d.Name == "" {
 		d.Name = d.Type
 	}
@@ -41,7 +43,7 @@ func checkDevice(d *api.Device) error {
 }
 
 func checkDeviceName(field, name string) error {
-	if strings.TrimSpace(name) == "" || !utf8.ValidString(name) || utf8.RuneCountInString(name) > maxDeviceName || strings.ContainsFunc(name, unicode.IsControl) {
+	if !strings.ContainsFunc(name, visible) || !utf8.ValidString(name) || utf8.RuneCountInString(name) > maxDeviceName || strings.ContainsFunc(name, unfit) {
 		return fmt.Errorf("%s: want 1 to %d characters: %w", field, maxDeviceName, media.ErrInvalid)
 	}
 	return nil

@@ -144,7 +144,7 @@ var ErrTaken = errors.New("there is an account with this address already")
 // SignUp makes an account. Errors: media.ErrInvalid with the field's name first, ErrTaken.
 func (s *Service) SignUp(ctx context.Context, u api.NewUser, plan api.Plan) (api.User, error) {
 	addr, err := mail.ParseAddress(u.Email)
-	if err != nil || addr.Address != u.Email || len(u.Email) > 254 || !strings.Contains(u.Email, ".") {
+	if err != nil || addr.Address != u.Email || len(u.Email) > 254 || !strings.Contains(u.Email, ".") || strings.ContainsFunc(u.Email, unicode.IsControl) || strings.Contains(u.Email, "\uFFFD") {
 		return api.User{}, fmt.Errorf("email: not an address: %w", media.ErrInvalid)
 	}
 	if _, known := plans[plan]; !known {
@@ -183,8 +183,11 @@ func insertUser(ctx context.Context, tx *sql.Tx, email, key, name, hash string, 
 	return id, store.Emit(ctx, tx, "user", id)
 }
 
-// emailKey is by what an address is found: people type it in any case.
-func emailKey(email string) string { return strings.ToLower(norm.NFC.String(email)) }
+// emailKey is by what an address is found: people type it in any case. What no database takes as text becomes U+FFFD,
+// which no address holds.
+func emailKey(email string) string {
+	return strings.ReplaceAll(strings.ToLower(norm.NFC.String(strings.ToValidUTF8(email, "\uFFFD"))), "\x00", "\uFFFD")
+}
 
 // nameFrom makes a display name of an address: the part before the @, and no longer than a name may be.
 func nameFrom(email string) string {
@@ -196,9 +199,16 @@ func nameFrom(email string) string {
 	return name
 }
 
+// unfit: control characters, and those that turn the direction of the text around a name.
+func unfit(r rune) bool {
+	return unicode.IsControl(r) || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069'
+}
+
+func visible(r rune) bool { return unicode.IsGraphic(r) && !unicode.IsSpace(r) }
+
 func displayName(s string) (string, error) {
 	s = strings.TrimSpace(norm.NFC.String(s))
-	if !utf8.ValidString(s) || s == "" || utf8.RuneCountInString(s) > maxName || strings.ContainsFunc(s, unicode.IsControl) {
+	if !utf8.ValidString(s) || utf8.RuneCountInString(s) > maxName || strings.ContainsFunc(s, unfit) || !strings.ContainsFunc(s, visible) {
 		return "", fmt.Errorf("display_name: want 1 to %d characters: %w", maxName, media.ErrInvalid)
 	}
 	return s, nil

@@ -224,7 +224,7 @@ func testAccounts(t *testing.T, w *world) {
 	for _, code := range []string{"nl", "NLD", "UK", "ZZ", "EU", "001", "N", "Ñ", "XX"} {
 		is(t, "country "+code, set(api.UserChange{Country: &code}), media.ErrInvalid)
 	}
-	for _, name := range []string{"", "  ", "a\nb", "\x00", strings.Repeat("é", 81), "\xff\xfe"} {
+	for _, name := range []string{"", "  ", "a\nb", "\x00", strings.Repeat("é", 81), "\xff\xfe", "a\u202eb", "\u200b\u200d", "\u2066"} {
 		is(t, fmt.Sprintf("name %q", name), set(api.UserChange{DisplayName: &name}), media.ErrInvalid)
 	}
 	if u := w.user(u.ID); u.DisplayName != "Ada 🎵 Лавлейс" || u.Country != "" {
@@ -232,12 +232,16 @@ func testAccounts(t *testing.T, w *world) {
 	}
 	_, err := w.Change(t.Context(), "01ARZ3NDEKTSV4RRFFQ69G5FAV", api.UserChange{DisplayName: new("x")})
 	is(t, "nobody", err, media.ErrNotFound)
-	for _, email := range []string{"", "a", "@", "a@b", "Ada <ada@example.org>", "a@b.c\n", strings.Repeat("a", 250) + "@b.cc"} {
+	for _, email := range []string{"", "a", "@", "a@b", "Ada <ada@example.org>", "a@b.c\n", strings.Repeat("a", 250) + "@b.cc", "\"a\x00\"@b.cc", "a\x00@b.cc", "\xff@b.cc"} {
 		_, err := w.SignUp(t.Context(), api.NewUser{Email: email, Password: password}, api.PlanFree)
 		is(t, "email "+email, err, media.ErrInvalid)
 	}
 	_, err = w.SignUp(t.Context(), api.NewUser{Email: "ADA@EXAMPLE.ORG", Password: password}, api.PlanFree)
 	is(t, "taken", err, identity.ErrTaken)
+	for _, email := range []string{"a\x00@b.cc", "\xff@b.cc", strings.Repeat("x", 100_000)} {
+		_, err := w.SignIn(t.Context(), api.NewSession{Email: email, Password: password, Device: api.Device{ID: "\x00\xff"}}, netip.Addr{})
+		is(t, "sign in as nobody", err, media.ErrNoAccess)
+	}
 	// Keyboards differ in the form of é.
 	_, err = w.SignUp(t.Context(), api.NewUser{Email: "zoë@example.org", Password: "caf\u00e9 caf\u00e9"}, api.PlanFree)
 	is(t, "unicode", err, nil)

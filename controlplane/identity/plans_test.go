@@ -539,9 +539,13 @@ func testAdminUsers(t *testing.T, w *world) {
 		f("AD", "ada adam")
 		f("a_", "a_b") // no pattern
 		f("%", "")
+		f("a\x00", "")
+		f("\xff", "")
 		f("äd", "ÄDA")
 		f("", "a_b ada adam axb bob ÄDA")
 	}
-	_, err := w.AdminUsers(t.Context(), "", "!", 10)
-	is(t, "a foreign cursor", err, media.ErrInvalid)
+	for _, cursor := range []string{"!", "AA", "_w"} { // no base64, a NUL, no UTF-8
+		_, err := w.AdminUsers(t.Context(), "", cursor, 10)
+		is(t, "cursor "+cursor, err, media.ErrInvalid)
+	}
 }
