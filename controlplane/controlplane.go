@@ -45,6 +45,7 @@ type Config struct {
 	GeoDB      string // MMDB file; empty: none
 	Home       geo.Place
 	PerSecond  float64 // requests of one address or account; 0: 100, negative: no limit
+	Identity   identity.Config
 	Version    string
 }
 
@@ -82,6 +83,9 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if len(cfg.PlaysKey) < 16 {
 		return nil, serve.Setupf("the key for pseudonyms in the play logs has %d bytes, want at least 16", len(cfg.PlaysKey))
 	}
+	if err := cfg.Identity.Validate(); err != nil {
+		return nil, serve.SetupError{Err: err}
+	}
 	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg)}
 	defer func() {
 		if err != nil {
@@ -104,10 +108,10 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if cp.index, err = search.Open(filepath.Join(cfg.Data, "search")); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
-	if cp.identity, err = identity.New(ctx, cp.db); err != nil {
+	if cp.identity, err = identity.New(ctx, cp.db, cfg.Identity); err != nil {
 		return nil, err
 	}
-	if cp.tokens, err = identity.OpenKeys(ctx, cp.db, "tokens"); err != nil {
+	if cp.tokens, err = identity.OpenKeys(ctx, cp.db, identity.PurposeTokens); err != nil {
 		return nil, err
 	}
 	if cfg.AdminToken != "" {
@@ -131,6 +135,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		return cat.Key{ID: id, Alg: cat.EdDSA, Private: private}
 	})
 	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
+	cp.identity.SetPersonal([]identity.Personal{}) // what each service keeps of people
 	cp.handler = cp.routes()
 	return cp, nil
 }
@@ -141,6 +146,7 @@ func (cp *ControlPlane) verifyKeys() []api.TokenKey {
 	for id, public := range cp.tokens.Public() {
 		out = append(out, api.TokenKey{ID: id, Alg: cat.EdDSA, Key: public})
 	}
+	slices.SortFunc(out, func(a, b api.TokenKey) int { return cmp.Compare(a.ID, b.ID) }) // else the revision of every edge's config would change by itself
 	return out
 }
 
@@ -197,7 +203,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	defer stop()
-	failed := make(chan error, 4)
+	failed := make(chan error, 8)
 	start := func(name string, f func(context.Context) error) {
 		workers.Go(func() {
 			if err := f(work); err != nil && work.Err() == nil {
@@ -215,6 +221,14 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 		return cp.events.Consume(ctx, cp.log, eventlog.Reader{Stream: catalogStream.Name, Name: "search-" + cp.cfg.Replica, Batch: 500, Wait: 100 * time.Millisecond}, cp.indexTracks)
 	})
 	start("purges", cp.fleet.WatchPurges)
+	start("identity", func(ctx context.Context) error {
+		cp.identity.Run(ctx, func(err error) { cp.log.Warn("identity is not up to date", "err", err) })
+		return nil
+	})
+	start("media token keys", func(ctx context.Context) error {
+		cp.tokens.Run(ctx, func(err error) { cp.log.Warn("media token keys are not up to date", "err", err) })
+		return nil
+	})
 	if cp.sink != nil {
 		start("clickhouse sink", func(ctx context.Context) error { return cp.sink.Run(ctx, cp.events) })
 	}

@@ -16,7 +16,7 @@ type pageQuery struct {
 }
 
 type byID struct {
-	ID string `path:"id" minLength:"26" maxLength:"26"`
+	ID string `path:"id" minLength:"26" maxLength:"26" pattern:"^[0-9A-Za-z]+$"`
 }
 
 func (cp *ControlPlane) catalogRoutes(a huma.API) {

@@ -39,6 +39,8 @@ type cli struct {
 type admin struct {
 	SQL   AdminSQL   `cmd:"" name:"sql" help:"Ask ClickHouse."`
 	Purge AdminPurge `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
+	Token AdminToken `cmd:"" help:"Make, list and take back admin tokens."`
+	Users AdminUsers `cmd:"" help:"List accounts, and change their plans."`
 }
 
 type versionCmd struct{}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
+	"segue/controlplane/identity"
 	"segue/internal/platform"
 	"segue/internal/serve"
 	"segue/packager"
@@ -27,7 +29,29 @@ type Up struct {
 	EdgeMemory        serve.ByteCount `help:"Memory for blocks, each edge." default:"256MiB"`
 	EdgeDisk          serve.ByteCount `help:"Disk for blocks, each edge." default:"4GiB"`
 	PublicHost        string          `help:"Host name in the URLs that players get; default: the one listened on." placeholder:"HOST"`
+	PremiumStreams    int             `help:"Streams at a time of an account with a plan that is paid for." default:"1"`
+	OIDC              oidc            `embed:"" prefix:"oidc-"`
 	Check             bool            `help:"Check flags and surroundings, then exit."`
+}
+
+// oidc are the flags of sign-in through a provider.
+type oidc struct {
+	Issuer       string `help:"Let people sign in with this OpenID Connect provider; empty: with a password only." placeholder:"URL"`
+	ClientID     string `help:"Who we are there." name:"client-id" placeholder:"ID"`
+	SecretFile   string `help:"File with the client's secret; none: a public client." name:"client-secret-file" type:"path" placeholder:"FILE"`
+	RedirectBase string `help:"Our URL as browsers see it; the provider must allow it with /v1/sessions/oidc/callback." placeholder:"URL"`
+}
+
+func (o oidc) config() (identity.OIDC, error) {
+	c := identity.OIDC{Issuer: o.Issuer, ClientID: o.ClientID, RedirectBase: o.RedirectBase}
+	if o.SecretFile != "" {
+		b, err := os.ReadFile(o.SecretFile)
+		if err != nil {
+			return c, serve.SetupError{Err: err}
+		}
+		c.ClientSecret = strings.TrimSpace(string(b))
+	}
+	return c, nil
 }
 
 // Run serves until a signal.
@@ -47,8 +71,12 @@ func (c *Up) Run(ctx context.Context, io *IO) error {
 	if err != nil {
 		return fmt.Errorf("find the own program: %w", err)
 	}
+	provider, err := c.OIDC.config()
+	if err != nil {
+		return err
+	}
 	p, err := platform.Open(ctx, platform.Config{Data: c.Data, Listen: c.Listen, EdgeListen: c.EdgeListen, Edges: c.Edges, DebugListen: c.DebugListen,
-		ClickHouseHTTP: c.ClickHouseHTTP, ClickHouseNative: c.ClickHouseNative, Library: c.ClickHouseLibrary, Origin: c.Origin, Database: c.Database,
+		ClickHouseHTTP: c.ClickHouseHTTP, ClickHouseNative: c.ClickHouseNative, Library: c.ClickHouseLibrary, Origin: c.Origin, Database: c.Database, Identity: identity.Config{PremiumStreams: c.PremiumStreams, OIDC: provider},
 		EdgeMemory: int64(c.EdgeMemory), EdgeDisk: int64(c.EdgeDisk), PublicHost: c.PublicHost, Program: program, Version: version}, io.Log)
 	if err != nil {
 		return err

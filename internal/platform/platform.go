@@ -17,6 +17,7 @@ import (
 
 	"segue/controlplane"
 	"segue/controlplane/api"
+	"segue/controlplane/identity"
 	"segue/edge"
 	"segue/edge/fleet"
 	"segue/geo"
@@ -43,6 +44,7 @@ type Config struct {
 	Library          string // libchdb.so; "": where it is usually
 	Origin           string // a directory or s3://…; "": Data/origin
 	Database         string // postgres://…; "": SQLite in Data
+	Identity         identity.Config
 	EdgeMemory       int64  // bytes, each edge
 	EdgeDisk         int64  // bytes, each edge
 	PublicHost       string // host in the URLs that players get; "": the one listened on
@@ -116,7 +118,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Platform, err e
 
 	//  engine | control plane (event log inside) -> edges (join over HTTP) -> debug listener
 	cpConfig := controlplane.Config{Listen: cfg.Listen, Database: cmp.Or(cfg.Database, "sqlite:"+d.path("segue.db")), Data: d.dir, PlaysKey: p.creds.PlaysKey,
-		AdminToken: p.creds.AdminToken, Version: cfg.Version, Home: geo.Place{Point: geo.Point{Lat: places[0].Latitude, Lon: places[0].Longitude}, OK: true}}
+		AdminToken: p.creds.AdminToken, Identity: cfg.Identity, Version: cfg.Version, Home: geo.Place{Point: geo.Point{Lat: places[0].Latitude, Lon: places[0].Longitude}, OK: true}}
 	engine := clickhouse.Engine{Program: cfg.Program, Config: clickhouse.Config{Library: library, Dir: d.path("clickhouse"), HTTP: cfg.ClickHouseHTTP, Native: cfg.ClickHouseNative}}
 	if noEngine == nil {
 		if engine.WriterPassword, err = d.secret("clickhouse.writer"); err != nil {
