@@ -15,9 +15,11 @@ import (
 )
 
 // Playable is a track with what playback needs of its renditions; their Segments are nil.
+// AvailableIn lists the countries (ISO 3166-1 alpha-2, upper case) in which it may be played; empty means everywhere.
 type Playable struct {
 	api.Track
-	Media []media.Rendition
+	Media       []media.Rendition
+	AvailableIn []string
 }
 
 // querier is *sql.DB or *sql.Tx.
@@ -87,12 +89,36 @@ func (s *Service) TracksByID(ctx context.Context, ids ...string) ([]api.Track, e
 	if len(ids) == 0 {
 		return nil, nil
 	}
+	in, args := anyOf(ids)
+	list, err := tracks(ctx, s.db, ` WHERE t.id IN `+in, args...)
+	return plain(list), err
+}
+
+// AlbumsByID returns those of the albums that there are, without their tracks, in no order.
+func (s *Service) AlbumsByID(ctx context.Context, ids ...string) ([]api.Album, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	in, args := anyOf(ids)
+	return s.albums(ctx, `WHERE a.id IN `+in+albumGroup, args...)
+}
+
+// ArtistsByID returns those of the artists that there are, without their albums, in no order.
+func (s *Service) ArtistsByID(ctx context.Context, ids ...string) ([]api.Artist, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	in, args := anyOf(ids)
+	return s.artists(ctx, `WHERE r.id IN `+in, args...)
+}
+
+// anyOf writes ($1, $2, …) and its arguments.
+func anyOf(ids []string) (string, []any) {
 	marks, args := make([]string, len(ids)), make([]any, len(ids))
 	for i, id := range ids {
 		marks[i], args[i] = "$"+strconv.Itoa(i+1), id
 	}
-	list, err := tracks(ctx, s.db, ` WHERE t.id IN (`+strings.Join(marks, ", ")+`)`, args...)
-	return plain(list), err
+	return "(" + strings.Join(marks, ", ") + ")", args
 }
 
 // Tracks pages through all tracks by title. Cursor "" is the beginning; a foreign one is media.ErrInvalid.
