@@ -53,14 +53,15 @@ func (s *Service) Import(ctx context.Context, r io.Reader, first int) (api.Impor
 			if long {
 				in.fail(number, fmt.Errorf("line is longer than %d bytes: %w", maxLineBytes, media.ErrTooLarge))
 			} else if ferr := in.take(ctx, number, b); ferr != nil {
+				_ = in.wait() // the first error counts
 				return in.out, fmt.Errorf("import up to line %d: %w", number, ferr)
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			err = in.flush(ctx)
+			err = errors.Join(in.flush(ctx), in.wait())
 			return in.out, err
 		} else if err != nil {
-			return in.out, errors.Join(fmt.Errorf("read line %d: %w", number, err), in.flush(ctx))
+			return in.out, errors.Join(fmt.Errorf("read line %d: %w", number, err), in.flush(ctx), in.wait())
 		}
 	}
 }
@@ -81,13 +82,21 @@ func readLine(br *bufio.Reader) (b []byte, long bool, err error) {
 	return whole, long, err
 }
 
-// importing is one call of Import: what is gathered for the next transaction, and the result.
+// importing is one call of Import: what is gathered for the next transaction, and the result. One transaction runs while
+// the next one's lines are read.
 type importing struct {
 	s     *Service
 	out   api.ImportResult
 	chunk []line
 	bytes int
 	seen  map[string]bool // ids in chunk: a repeat begins the next one, so that the later line wins
+	wrote chan written    // of the transaction that runs; nil: none does
+	done  int             // transactions
+}
+
+type written struct {
+	*chunk
+	err error
 }
 
 func (in *importing) fail(number int, err error) {
@@ -185,25 +194,51 @@ func parseLine(b []byte) (line, error) {
 	return l, nil
 }
 
-// flush writes the chunk. Two imports, and an import and a packager, may make one name at once: the loser does it again.
+// flush begins to write the chunk, when the one before is written.
 func (in *importing) flush(ctx context.Context) error {
-	if len(in.chunk) == 0 {
-		return nil
-	}
-	var c *chunk
-	var err error
-	for range 3 {
-		err = in.s.change(ctx, func(w *write) error {
-			c = &chunk{write: w, failed: map[int]error{}}
-			return c.put(in.chunk)
-		})
-		if !store.Duplicate(err) {
-			break
-		}
-	}
-	if err != nil {
+	if err := in.wait(); err != nil || len(in.chunk) == 0 {
 		return err
 	}
+	lines, wrote := in.chunk, make(chan written, 1)
+	in.wrote = wrote
+	statistics := in.done&(in.done-1) == 0 // after 1, 2, 4, 8, …
+	go func() {
+		var err error
+		if statistics {
+			err = in.s.statistics(ctx)
+		}
+		var c *chunk
+		if err == nil {
+			c, err = in.s.importChunk(ctx, lines)
+		}
+		wrote <- written{c, err}
+	}()
+	clear(in.seen)
+	in.chunk, in.bytes = make([]line, 0, chunkLines), 0
+	return nil
+}
+
+// statistics makes PostgreSQL look at how large the tables are by now: it keeps the plans that it made when they were
+// empty, which read all of a table, until it knows better. SQLite plans by the indexes alone.
+func (s *Service) statistics(ctx context.Context) error {
+	if s.db.Embedded {
+		return nil
+	}
+	_, err := s.db.ExecContext(ctx, `ANALYZE artists, albums, tracks, album_credits, track_credits, genres, album_genres, track_genres`)
+	return err
+}
+
+// wait ends the transaction that runs, and counts what it did.
+func (in *importing) wait() error {
+	if in.wrote == nil {
+		return nil
+	}
+	c := <-in.wrote
+	in.wrote = nil
+	if c.err != nil {
+		return c.err
+	}
+	in.done++
 	in.out.Artists += c.artistLines
 	in.out.Albums += c.albumLines
 	in.out.Tracks += c.trackLines
@@ -211,9 +246,22 @@ func (in *importing) flush(ctx context.Context) error {
 	for _, number := range slices.Sorted(maps.Keys(c.failed)) {
 		in.fail(number, c.failed[number])
 	}
-	clear(in.seen)
-	in.chunk, in.bytes = in.chunk[:0], 0
 	return nil
+}
+
+// importChunk is one transaction. Two imports, and an import and a packager, may make one name at once: the loser does it
+// again.
+func (s *Service) importChunk(ctx context.Context, lines []line) (c *chunk, err error) {
+	for range 3 {
+		err = s.change(ctx, func(w *write) error {
+			c = &chunk{write: w, failed: map[int]error{}}
+			return c.put(lines)
+		})
+		if !store.Duplicate(err) {
+			break
+		}
+	}
+	return c, err
 }
 
 // chunk is one transaction of an import.
@@ -223,6 +271,7 @@ type chunk struct {
 	artistLines, albumLines, trackLines, unchanged int
 
 	byIDs, byNames map[string]string // artists
+	known          map[string]string // tracks that there were -> import_hash
 }
 
 func (c *chunk) put(lines []line) error {
@@ -259,6 +308,11 @@ func (c *chunk) changed(kind, extra string, lines []line) ([]line, error) {
 		ids[i] = l.id
 	}
 	known := map[string]string{}
+	defer func() {
+		if kind == "track" {
+			c.known = known
+		}
+	}()
 	err := c.query(`SELECT id, import_hash`+extra+` FROM `+kind+`s WHERE id IN %s`, ids, func(r *sql.Rows) error {
 		var id, hash, one, two string
 		into := []any{&id, &hash, &one, &two}[:2]
@@ -394,6 +448,9 @@ func (c *chunk) putTracks(lines []line) error {
 		rows = append(rows, []any{l.id, album, p[0].id, l.Title, sortKey(l.Title), l.DurationMS, l.DiscNumber, l.TrackNumber, l.Date, l.genres, l.isrc, l.Popularity, l.availableIn, l.hash, c.now, c.now})
 		parts[l.id] = p
 		c.tracks.add(l.id)
+		if _, ok := c.known[l.id]; !ok {
+			c.fresh[l.id] = genred{[]byte(l.genres), l.Popularity}
+		}
 		c.albums.add(album)
 		c.artists.add(p[0].id)
 		c.trackLines++

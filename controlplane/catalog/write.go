@@ -26,7 +26,14 @@ type write struct {
 
 	stmts                   map[string]*sql.Stmt
 	tracks, albums, artists set
+	fresh                   map[string]genred // tracks that are new: there is nothing old about them to look for
 	settled                 bool
+}
+
+// genred is what a track's place on the pages of genres follows from.
+type genred struct {
+	genres     []byte
+	popularity float64
 }
 
 type set map[string]struct{}
@@ -43,7 +50,7 @@ func (s set) add(ids ...string) {
 func (s set) list() []string { return slices.Sorted(maps.Keys(s)) }
 
 func newWrite(ctx context.Context, tx *sql.Tx) *write {
-	return &write{ctx, tx, store.Micros(time.Now()), map[string]*sql.Stmt{}, set{}, set{}, set{}, false}
+	return &write{ctx, tx, store.Micros(time.Now()), map[string]*sql.Stmt{}, set{}, set{}, set{}, map[string]genred{}, false}
 }
 
 func (w *write) exec(text string, args ...any) error {
@@ -68,15 +75,13 @@ func (w *write) over(text string, ids []string, args ...any) error {
 }
 
 // rows runs a statement that takes many rows: head + VALUES lists + tail. marks is one row: "?", or "?::TYPE" for a cast,
-// is a parameter, and anything else is as it is. Rows go 256 at a time, so that few texts are prepared however many there are.
+// is a parameter, and anything else is as it is. Rows go in powers of two, so that few texts are prepared however many
+// there are, and with few parameters; see inMost.
 func (w *write) rows(head, marks, tail string, rows [][]any) error {
+	n := 64
 	for len(rows) > 0 {
-		n := 1
-		for _, size := range []int{256, 32, 8} {
-			if len(rows) >= size {
-				n = size
-				break
-			}
+		for n > 1 && (n > len(rows) || n*len(rows[0]) > inMost) {
+			n /= 2
 		}
 		text := head + "\x00" + marks + "\x00" + tail + strconv.Itoa(n)
 		stmt := w.stmts[text]
@@ -164,38 +169,51 @@ func (w *write) settle() error {
 
 // settleTracks makes the rows of genres' pages.
 func (w *write) settleTracks(delta map[string]int, names map[string]string) error {
-	ids := w.tracks.list()
-	count := func(by int) func(rows *sql.Rows) error {
-		return func(rows *sql.Rows) error {
-			var genre string
-			var n int
-			err := rows.Scan(&genre, &n)
-			delta[genre] += by * n
-			return err
+	var ids []string
+	for _, id := range w.tracks.list() {
+		if _, ok := w.fresh[id]; !ok {
+			ids = append(ids, id)
 		}
 	}
-	if err := w.query(`SELECT genre_id, count(*) FROM track_genres WHERE track_id IN %s GROUP BY genre_id`, ids, count(-1)); err != nil {
+	old := false
+	if err := w.query(`SELECT genre_id, count(*) FROM track_genres WHERE track_id IN %s GROUP BY genre_id`, ids, func(rows *sql.Rows) error {
+		var genre string
+		var n int
+		err := rows.Scan(&genre, &n)
+		delta[genre] -= n
+		old = true
+		return err
+	}); err != nil {
 		return err
 	}
-	if len(delta) > 0 {
+	if old {
 		if err := w.over(`DELETE FROM track_genres WHERE track_id IN %s`, ids); err != nil {
 			return err
 		}
 	}
 	var rows [][]any
-	if err := w.query(`SELECT id, genres, popularity FROM tracks WHERE id IN %s AND removed_at = 0 AND genres <> '[]'`, ids, func(r *sql.Rows) error {
+	add := func(id string, g genred) error {
+		return eachGenre(g.genres, names, func(genre string) {
+			delta[genre]++
+			rows = append(rows, []any{id, genre, g.popularity})
+		})
+	}
+	if err := w.query(`SELECT id, genres, popularity FROM tracks WHERE id IN %s AND removed_at = 0`, ids, func(r *sql.Rows) error {
 		var id string
 		var genres sql.RawBytes
-		var popularity float64
-		if err := r.Scan(&id, &genres, &popularity); err != nil {
+		var g genred
+		if err := r.Scan(&id, &genres, &g.popularity); err != nil {
 			return err
 		}
-		return eachGenre(genres, names, func(genre string) {
-			delta[genre]++
-			rows = append(rows, []any{id, genre, popularity})
-		})
+		g.genres = genres
+		return add(id, g)
 	}); err != nil {
 		return err
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.fresh)) {
+		if err := add(id, w.fresh[id]); err != nil {
+			return err
+		}
 	}
 	if err := w.putGenres(names); err != nil {
 		return err
@@ -205,6 +223,9 @@ func (w *write) settleTracks(delta map[string]int, names map[string]string) erro
 
 // eachGenre calls f for every genre of a JSON list, once, and notes what it is called.
 func eachGenre(list []byte, names map[string]string, f func(id string)) error {
+	if len(list) == 2 { // []
+		return nil
+	}
 	var genres []string
 	if err := json.Unmarshal(list, &genres); err != nil {
 		return err
@@ -267,9 +288,6 @@ func (w *write) settleAlbums(delta map[string]int, names map[string]string) erro
 		}
 		a.tracks++
 		a.durationMS += ms
-		if len(genres) == 2 {
-			return nil
-		}
 		return eachGenre(genres, names, func(genre string) { a.genres[genre]++ })
 	}); err != nil {
 		return err
