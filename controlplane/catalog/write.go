@@ -245,12 +245,13 @@ func eachGenre(list []byte, names map[string]string, f func(id string)) error {
 	return nil
 }
 
-// putGenres makes the genres that there are not yet.
+// putGenres makes the genres that there are not yet, and notes the names that the others have: the first spelling stays.
 func (w *write) putGenres(names map[string]string) error {
 	missing := maps.Clone(names)
-	if err := w.query(`SELECT id FROM genres WHERE id IN %s`, slices.Sorted(maps.Keys(names)), func(r *sql.Rows) error {
-		var id string
-		err := r.Scan(&id)
+	if err := w.query(`SELECT id, name FROM genres WHERE id IN %s`, slices.Sorted(maps.Keys(names)), func(r *sql.Rows) error {
+		var id, name string
+		err := r.Scan(&id, &name)
+		names[id] = name
 		delete(missing, id)
 		return err
 	}); err != nil {
