@@ -136,7 +136,7 @@ func (w *write) hold(table, columns, id string, into ...any) error {
 	return err
 }
 
-// touchTrack notes a track, its album and all its artists.
+// touchTracks notes tracks, their albums and all their artists.
 func (w *write) touchTracks(where string, args ...any) error {
 	if err := query(w.ctx, w.tx, `SELECT t.id, t.album_id, t.artist_id FROM tracks t WHERE `+where, args, func(r *sql.Rows) error {
 		var id, album, artist string

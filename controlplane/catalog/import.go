@@ -140,6 +140,9 @@ func parseLine(b []byte) (line, error) {
 			*v, err = f(*v)
 		}
 	}
+	if l.Type != "artist" && l.Type != "album" && l.Type != "track" {
+		return l, fmt.Errorf("type %q: want artist, album or track: %w", l.Type, media.ErrInvalid)
+	}
 	if l.ID == "" || len(l.ID) > 200 {
 		return l, fmt.Errorf("id: want 1 to 200 bytes: %w", media.ErrInvalid)
 	}
@@ -161,8 +164,6 @@ func parseLine(b []byte) (line, error) {
 		if err == nil && l.AlbumID == "" {
 			err = fmt.Errorf("album_id: a track is on an album: %w", media.ErrInvalid)
 		}
-	default:
-		err = fmt.Errorf("type %q: want artist, album or track: %w", l.Type, media.ErrInvalid)
 	}
 	fix(dated, &l.Date)
 	l.isrc, l.upc = l.ISRC, l.UPC

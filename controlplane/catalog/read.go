@@ -90,7 +90,6 @@ type names struct {
 type albumHead struct {
 	api.AlbumRef
 	availableIn []string
-	removed     bool
 }
 
 // further are the artists of albums or tracks from position 1 on, in order.
@@ -158,7 +157,7 @@ func artistsOf(first string, more []api.ArtistRef, known map[string]api.ArtistRe
 const trackColumns = `SELECT t.id, t.album_id, t.artist_id, t.title, t.version, t.duration_ms, t.disc_number, t.track_number, t.date, t.genres, t.isrc, t.renditions, t.loudness,
 	t.popularity, t.available_in, t.removed_at, t.created_at FROM tracks t `
 
-// tracks reads the rows that tail selects, with everything but Tracks of Credits.
+// tracks reads the rows that tail selects, with their credits.
 func tracks(ctx context.Context, q querier, tail string, args ...any) ([]Playable, error) {
 	out := []Playable{}
 	var first []string
