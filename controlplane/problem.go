@@ -30,6 +30,7 @@ var problems = []struct {
 	{identity.ErrOtherLink, http.StatusConflict, "other-account"},
 	{identity.ErrLastAdmin, http.StatusConflict, "last-admin-token"},
 	{catalog.ErrMissing, http.StatusConflict, "object-missing"},
+	{catalog.ErrNoMedia, http.StatusConflict, "no-media"},
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
 	{playback.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
 	{media.ErrInvalid, http.StatusBadRequest, "invalid-request"},

@@ -37,10 +37,11 @@ type cli struct {
 }
 
 type admin struct {
-	SQL   AdminSQL   `cmd:"" name:"sql" help:"Ask ClickHouse."`
-	Purge AdminPurge `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
-	Token AdminToken `cmd:"" help:"Make, list and take back admin tokens."`
-	Users AdminUsers `cmd:"" help:"List accounts, and change their plans."`
+	SQL    AdminSQL    `cmd:"" name:"sql" help:"Ask ClickHouse."`
+	Purge  AdminPurge  `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
+	Token  AdminToken  `cmd:"" help:"Make, list and take back admin tokens."`
+	Users  AdminUsers  `cmd:"" help:"List accounts, and change their plans."`
+	Import AdminImport `cmd:"" help:"Take artists, albums and tracks into the catalogue, without audio."`
 }
 
 type versionCmd struct{}

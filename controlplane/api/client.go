@@ -157,6 +157,19 @@ func (i Ingester) Stat(ctx context.Context, key media.Key) (media.Object, error)
 	return media.Object{Key: key, Size: resp.ContentLength, ETag: resp.Header.Get("ETag")}, resp.Body.Close()
 }
 
+// Import sends lines of an import, the first of them numbered first; r is read to its end.
+func (c *Client) Import(ctx context.Context, first int, r io.Reader) (out ImportResult, err error) {
+	resp, err := c.send(ctx, http.MethodPost, fmt.Sprintf("/v1/admin/import?first_line=%d", first), r, -1, http.Header{"Content-Type": {"application/x-ndjson"}})
+	if err != nil {
+		return out, err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+		return out, fmt.Errorf("import: answer: %w", err)
+	}
+	return out, nil
+}
+
 // Poll asks for a document that is not the revision at hand; changed false means that it still is.
 func (c *Client) Poll(ctx context.Context, path, revision string, out any) (changed bool, err error) {
 	resp, err := c.send(ctx, http.MethodGet, path, nil, -1, http.Header{"If-None-Match": {`"` + revision + `"`}})

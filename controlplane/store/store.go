@@ -40,7 +40,7 @@ func Open(ctx context.Context, dsn string) (*DB, error) {
 	driver, dialect, name := "pgx", goose.DialectPostgres, dsn
 	path, embedded := strings.CutPrefix(dsn, "sqlite:")
 	if embedded {
-		q := url.Values{"_txlock": {"immediate"}, "_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)"}}
+		q := url.Values{"_txlock": {"immediate"}, "_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)", "cache_size(-16384)", "temp_store(memory)"}}
 		driver, dialect, name = "sqlite", goose.DialectSQLite3, "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+q.Encode()
 	} else if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
 		return nil, serve.Setupf("database %q: want sqlite:PATH or postgres://user@host/name", redact(dsn))

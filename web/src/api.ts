@@ -5,7 +5,7 @@ export interface Art { url: string; sizes: number[] }
 export interface AlbumRef { id: string; title: string; art?: Art }
 export interface Track { id: string; title: string; artists: Ref[]; album: AlbumRef; duration_ms: number; track_number?: number; disc_number?: number; date?: string; renditions: string[] }
 export interface Album { id: string; title: string; artists: Ref[]; date?: string; art?: Art; track_count: number; duration_ms: number; tracks?: Track[] }
-export interface Artist { id: string; name: string; album_count: number; track_count: number; albums?: Album[] }
+export interface Artist { id: string; name: string; album_count: number; track_count: number; albums?: Album[]; appears_on?: Album[] }
 export interface Page<T> { items: T[]; next?: string }
 export interface Found { query: string; tracks: Track[]; albums: Album[]; artists: Artist[] }
 export interface Pathway { id: string; region: string; base_url: string; distance_km: number }

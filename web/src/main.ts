@@ -92,7 +92,7 @@ async function album(id: string): Promise<Node[]> {
 
 async function artist(id: string): Promise<Node[]> {
   const a = await api.get<Artist>("/v1/artists/" + encodeURIComponent(id));
-  return [el("div", { class: "head" }, el("h1", {}, a.name)), section("Albums", albumGrid(a.albums ?? []))];
+  return [el("div", { class: "head" }, el("h1", {}, a.name)), section("Albums", albumGrid(a.albums ?? [])), ...(a.appears_on?.length ? [section("Appears on", albumGrid(a.appears_on))] : [])];
 }
 
 // The player bar.
