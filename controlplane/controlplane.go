@@ -18,6 +18,7 @@ import (
 	"segue/controlplane/fleet"
 	"segue/controlplane/identity"
 	"segue/controlplane/playback"
+	"segue/controlplane/playlist"
 	"segue/controlplane/plays"
 	"segue/controlplane/search"
 	"segue/controlplane/store"
@@ -56,21 +57,22 @@ type Objects interface {
 
 // ControlPlane is one opened replica.
 type ControlPlane struct {
-	cfg      Config
-	log      *slog.Logger
-	db       *store.DB
-	events   *eventlog.Log
-	index    *search.Index
-	objects  Objects
-	identity *identity.Service
-	catalog  *catalog.Service
-	playback *playback.Service
-	fleet    *fleet.Service
-	ingest   *plays.Ingest
-	sink     *plays.Sink // nil: no ClickHouse
-	tokens   *identity.Keys
-	handler  http.Handler
-	metrics  *metrics
+	cfg       Config
+	log       *slog.Logger
+	db        *store.DB
+	events    *eventlog.Log
+	index     *search.Index
+	objects   Objects
+	identity  *identity.Service
+	catalog   *catalog.Service
+	playback  *playback.Service
+	playlists *playlist.Service
+	fleet     *fleet.Service
+	ingest    *plays.Ingest
+	sink      *plays.Sink // nil: no ClickHouse
+	tokens    *identity.Keys
+	handler   http.Handler
+	metrics   *metrics
 }
 
 // catalogStream carries catalogue events; kept for ever, since a new replica could read it from the start.
@@ -130,6 +132,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		id, private := cp.tokens.Current()
 		return cat.Key{ID: id, Alg: cat.EdDSA, Private: private}
 	})
+	cp.playlists = playlist.New(cp.db, playlist.Deps{Tracks: cp.catalog.TracksByID, Names: cp.displayNames, Put: objects.Put})
 	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
 	cp.handler = cp.routes()
 	return cp, nil
@@ -157,6 +160,20 @@ func (cp *ControlPlane) granted(ctx context.Context, playID string) (plays.Play,
 		return plays.Play{}, err
 	}
 	return plays.Play{UserID: p.UserID, Plan: p.Plan, Version: p.Version, CreatedAt: p.CreatedAt, ExpiresAt: p.ExpiresAt, Track: t.Track}, nil
+}
+
+// displayNames returns the names of those of the accounts that there are.
+func (cp *ControlPlane) displayNames(ctx context.Context, ids ...string) (map[string]string, error) {
+	names := map[string]string{}
+	for _, id := range ids {
+		u, err := cp.identity.User(ctx, id)
+		if err == nil {
+			names[id] = u.DisplayName
+		} else if !errors.Is(err, media.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return names, nil
 }
 
 // PutUser makes an account, or does nothing when the address has one: for accounts that an operator declares.

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"reflect"
@@ -49,6 +50,7 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.userRoutes(a)
 	cp.catalogRoutes(a)
 	cp.playbackRoutes(a)
+	cp.playlistRoutes(a)
 	cp.ingestRoutes(a, router)
 	cp.fleetRoutes(a)
 	cp.pageRoutes(router)
@@ -77,6 +79,9 @@ func register[I, O any](cp *ControlPlane, a huma.API, op huma.Operation, handle 
 		if err != nil {
 			p := *cp.problem(ctx, err).(*api.Problem)
 			p.Instance = requestID(ctx)
+			if h, ok := errors.AsType[huma.HeadersError](err); ok {
+				return nil, huma.ErrorWithHeaders(&p, h.GetHeaders())
+			}
 			return nil, &p
 		}
 		return out, nil

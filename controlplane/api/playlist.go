@@ -192,14 +192,15 @@ type SharedTrack struct {
 
 // Operations of PlaylistRevision.Operation.
 const (
-	PlaylistCreated  = "create"
-	PlaylistDetails  = "details" // name, description, cover, public; see Changes
-	PlaylistAdded    = "add"
-	PlaylistRemoved  = "remove"
-	PlaylistMoved    = "move"
-	PlaylistUndone   = "undo" // of an undo: redo
-	PlaylistRestored = "restore"
-	PlaylistOwner    = "owner"
+	PlaylistCreated    = "create"
+	PlaylistDetails    = "details"    // name, description, cover; see Changes
+	PlaylistVisibility = "visibility" // public, nothing else
+	PlaylistAdded      = "add"
+	PlaylistRemoved    = "remove"
+	PlaylistMoved      = "move"
+	PlaylistUndone     = "undo" // of an undo: redo
+	PlaylistRestored   = "restore"
+	PlaylistOwner      = "owner"
 )
 
 // PlaylistRevision is one change. Numbers have no gaps; the first is 1.
@@ -207,7 +208,7 @@ type PlaylistRevision struct {
 	Revision  int64                     `json:"revision"`
 	Author    *UserRef                  `json:"author,omitempty"` // left out: the account is gone
 	At        time.Time                 `json:"at"`
-	Operation string                    `json:"operation" enum:"create,details,add,remove,move,undo,restore,owner"`
+	Operation string                    `json:"operation" enum:"create,details,visibility,add,remove,move,undo,restore,owner"`
 	Added     int                       `json:"added,omitempty"`
 	Removed   int                       `json:"removed,omitempty"`
 	Moved     int                       `json:"moved,omitempty"`
