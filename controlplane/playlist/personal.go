@@ -50,11 +50,12 @@ func (s *Service) EachPublic(ctx context.Context, f func(api.Playlist) error) er
 
 // Exported is all that is kept of somebody here.
 type Exported struct {
-	Playlists []ExportedPlaylist   `json:"playlists"` // own ones
-	Library   []ExportedEntry      `json:"library"`   // own, shared with one and followed, with their folders
-	Folders   []api.PlaylistFolder `json:"folders"`
-	Added     []ExportedAdded      `json:"added_to_playlists_of_others"`
-	Invited   []ExportedEntry      `json:"collaborations"`
+	Playlists      []ExportedPlaylist   `json:"playlists"` // own ones
+	Library        []ExportedEntry      `json:"library"`   // one's list: own, shared and followed
+	Folders        []api.PlaylistFolder `json:"folders"`
+	Collaborations []ExportedEntry      `json:"collaborations"`
+	Links          []ExportedEntry      `json:"share_links"`
+	Added          []ExportedAdded      `json:"added_to_playlists_of_others"`
 }
 
 // ExportedPlaylist is an own playlist with its items.
@@ -92,7 +93,7 @@ type ExportedEntry struct {
 
 // Export returns an Exported.
 func (s *Service) Export(ctx context.Context, who string) (any, error) {
-	out := Exported{Playlists: []ExportedPlaylist{}, Library: []ExportedEntry{}, Added: []ExportedAdded{}, Invited: []ExportedEntry{}}
+	out := Exported{Playlists: []ExportedPlaylist{}, Added: []ExportedAdded{}}
 	own, err := collect(ctx, s.db, (*row).fields, `SELECT `+columns+` FROM playlists p WHERE p.owner_id = $1 ORDER BY p.id`, who)
 	if err != nil {
 		return nil, err
@@ -108,32 +109,40 @@ func (s *Service) Export(ctx context.Context, who string) (any, error) {
 		}
 		out.Playlists = append(out.Playlists, e)
 	}
+	for _, part := range []struct {
+		to    *[]ExportedEntry
+		query string
+	}{
+		{&out.Library, `SELECT playlist_id, folder_id, '', added_at FROM playlist_library WHERE user_id = $1 ORDER BY folder_id, position`},
+		{&out.Collaborations, `SELECT playlist_id, '', role, created_at FROM playlist_members WHERE user_id = $1 ORDER BY created_at`},
+		{&out.Links, `SELECT playlist_id, '', role, created_at FROM playlist_links WHERE created_by = $1 ORDER BY created_at`},
+	} {
+		type line struct {
+			ExportedEntry
+			at int64
+		}
+		list, err := collect(ctx, s.db, func(v *line) []any { return []any{&v.PlaylistID, &v.FolderID, &v.Role, &v.at} }, part.query, who)
+		if err != nil {
+			return nil, err
+		}
+		*part.to = []ExportedEntry{}
+		for _, v := range list {
+			v.At = store.Time(v.at)
+			*part.to = append(*part.to, v.ExportedEntry)
+		}
+	}
 	type line struct {
-		playlist, a, b, c string
-		at                int64
+		ExportedAdded
+		at int64
 	}
-	fields := func(v *line) []any { return []any{&v.playlist, &v.a, &v.b, &v.c, &v.at} }
-	library, err := collect(ctx, s.db, fields, `SELECT playlist_id, folder_id, '', '', added_at FROM playlist_library WHERE user_id = $1 ORDER BY folder_id, position`, who)
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range library {
-		out.Library = append(out.Library, ExportedEntry{PlaylistID: v.playlist, FolderID: v.a, At: store.Time(v.at)})
-	}
-	members, err := collect(ctx, s.db, fields, `SELECT playlist_id, role, '', '', created_at FROM playlist_members WHERE user_id = $1 ORDER BY created_at`, who)
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range members {
-		out.Invited = append(out.Invited, ExportedEntry{PlaylistID: v.playlist, Role: v.a, At: store.Time(v.at)})
-	}
-	added, err := collect(ctx, s.db, fields, `SELECT i.playlist_id, i.track_id, i.title, i.artist, i.added_at FROM playlist_items i JOIN playlists p ON p.id = i.playlist_id
-		WHERE i.added_by = $1 AND i.to_revision = $2 AND p.owner_id <> $1 ORDER BY i.added_at`, who, live)
+	added, err := collect(ctx, s.db, func(v *line) []any { return []any{&v.PlaylistID, &v.TrackID, &v.Title, &v.Artist, &v.at} }, `SELECT i.playlist_id, i.track_id, i.title, i.artist, i.added_at
+		FROM playlist_items i JOIN playlists p ON p.id = i.playlist_id WHERE i.added_by = $1 AND i.to_revision = $2 AND p.owner_id <> $1 ORDER BY i.added_at`, who, live)
 	if err != nil {
 		return nil, err
 	}
 	for _, v := range added {
-		out.Added = append(out.Added, ExportedAdded{v.playlist, ExportedItem{v.a, v.b, v.c, store.Time(v.at)}})
+		v.AddedAt = store.Time(v.at)
+		out.Added = append(out.Added, v.ExportedAdded)
 	}
 	out.Folders, err = s.Folders(ctx, who)
 	return out, err

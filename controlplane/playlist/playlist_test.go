@@ -16,7 +16,6 @@ import (
 	"segue/controlplane/api"
 	"segue/controlplane/playlist"
 	"segue/controlplane/store"
-	"segue/internal/testenv"
 	"segue/media"
 
 	"github.com/google/go-cmp/cmp"
@@ -167,12 +166,6 @@ func entries(items []api.PlaylistItem) []string {
 	return out
 }
 
-// databases runs a test on both.
-func databases(t *testing.T, f func(t *testing.T, e *env)) {
-	t.Run("sqlite", func(t *testing.T) { f(t, newEnv(t, "sqlite:"+t.TempDir()+"/segue.db")) })
-	t.Run("postgres", func(t *testing.T) { f(t, newEnv(t, testenv.Postgres(t))) })
-}
-
 // fails checks for a sentinel error.
 func fails(t testing.TB, why string, err, want error) {
 	t.Helper()
@@ -190,299 +183,291 @@ func must(t testing.TB, err error) {
 
 func ptr[T any](v T) *T { return &v }
 
-func TestNames(t *testing.T) {
-	databases(t, func(t *testing.T, e *env) {
-		ada := e.users[0]
-		f := func(why string, n api.NewPlaylist, want error) {
-			t.Helper()
-			_, err := e.Create(t.Context(), ada, n)
-			fails(t, why, err, want)
-		}
-		f("200 letters of four bytes", api.NewPlaylist{Name: " " + strings.Repeat("🎵", 200) + "\n"}, nil)
-		f("201", api.NewPlaylist{Name: strings.Repeat("é", 201)}, media.ErrInvalid)
-		f("nothing but space", api.NewPlaylist{Name: " \u00a0\t"}, media.ErrInvalid)
-		f("a NUL", api.NewPlaylist{Name: "a\x00b"}, media.ErrInvalid)
-		f("a line feed within", api.NewPlaylist{Name: "a\nb"}, media.ErrInvalid)
-		f("not UTF-8", api.NewPlaylist{Name: "a\xff"}, media.ErrInvalid)
-		f("lines in a description", api.NewPlaylist{Name: "a", Description: "one\r\ntwo\tthree"}, nil)
-		f("a NUL in a description", api.NewPlaylist{Name: "a", Description: "one\x00"}, media.ErrInvalid)
-		f("a long description", api.NewPlaylist{Name: "a", Description: strings.Repeat("x", 2001)}, media.ErrInvalid)
-		f("no such folder", api.NewPlaylist{Name: "a", FolderID: ulid.Make().String()}, media.ErrInvalid)
-		f("not a folder", api.NewPlaylist{Name: "a", FolderID: "\x00"}, media.ErrInvalid)
-		_, err := e.Get(t.Context(), ada, "\x00")
-		fails(t, "an odd id", err, media.ErrNotFound)
+func testNames(t *testing.T, e *env) {
+	ada := e.users[0]
+	f := func(why string, n api.NewPlaylist, want error) {
+		t.Helper()
+		_, err := e.Create(t.Context(), ada, n)
+		fails(t, why, err, want)
+	}
+	f("200 letters of four bytes", api.NewPlaylist{Name: " " + strings.Repeat("🎵", 200) + "\n"}, nil)
+	f("201", api.NewPlaylist{Name: strings.Repeat("é", 201)}, media.ErrInvalid)
+	f("nothing but space", api.NewPlaylist{Name: " \u00a0\t"}, media.ErrInvalid)
+	f("a NUL", api.NewPlaylist{Name: "a\x00b"}, media.ErrInvalid)
+	f("a line feed within", api.NewPlaylist{Name: "a\nb"}, media.ErrInvalid)
+	f("not UTF-8", api.NewPlaylist{Name: "a\xff"}, media.ErrInvalid)
+	f("lines in a description", api.NewPlaylist{Name: "a", Description: "one\r\ntwo\tthree"}, nil)
+	f("a NUL in a description", api.NewPlaylist{Name: "a", Description: "one\x00"}, media.ErrInvalid)
+	f("a long description", api.NewPlaylist{Name: "a", Description: strings.Repeat("x", 2001)}, media.ErrInvalid)
+	f("no such folder", api.NewPlaylist{Name: "a", FolderID: ulid.Make().String()}, media.ErrInvalid)
+	f("not a folder", api.NewPlaylist{Name: "a", FolderID: "\x00"}, media.ErrInvalid)
+	_, err := e.Get(t.Context(), ada, "\x00")
+	fails(t, "an odd id", err, media.ErrNotFound)
 
-		p, err := e.Create(t.Context(), ada, api.NewPlaylist{Name: " a ", Description: "x"})
-		must(t, err)
-		if p.Name != "a" || p.Revision != 1 || p.Role != api.RoleOwner || !p.InLibrary || p.Owner != (api.UserRef{ID: ada, DisplayName: "user 0"}) || p.Public {
-			t.Errorf("%+v", p)
-		}
-		p, err = e.Change(t.Context(), ada, p.ID, playlist.Match{1}, api.PlaylistChange{Name: ptr("b"), Public: ptr(true)})
-		must(t, err)
-		if p.Name != "b" || p.Description != "x" || !p.Public || p.Revision != 2 {
-			t.Errorf("%+v", p)
-		}
-		_, err = e.Change(t.Context(), ada, p.ID, playlist.Match{1}, api.PlaylistChange{Name: ptr("c")})
-		var stale playlist.StaleError
-		if !errors.As(err, &stale) || stale.Revision != 2 || !errors.Is(err, media.ErrChanged) {
-			t.Error(err)
-		}
-		if p, err = e.Change(t.Context(), ada, p.ID, playlist.Match{7, 2}, api.PlaylistChange{Name: ptr("b")}); err != nil || p.Revision != 2 {
-			t.Errorf("a change of nothing: %+v %v", p, err)
-		}
-		_, err = e.Change(t.Context(), ada, p.ID, nil, api.PlaylistChange{Name: ptr("")})
-		fails(t, "an empty name", err, media.ErrInvalid)
-	})
+	p, err := e.Create(t.Context(), ada, api.NewPlaylist{Name: " a ", Description: "x"})
+	must(t, err)
+	if p.Name != "a" || p.Revision != 1 || p.Role != api.RoleOwner || !p.InLibrary || p.Owner != (api.UserRef{ID: ada, DisplayName: "user 0"}) || p.Public {
+		t.Errorf("%+v", p)
+	}
+	p, err = e.Change(t.Context(), ada, p.ID, playlist.Match{1}, api.PlaylistChange{Name: ptr("b"), Public: ptr(true)})
+	must(t, err)
+	if p.Name != "b" || p.Description != "x" || !p.Public || p.Revision != 2 {
+		t.Errorf("%+v", p)
+	}
+	_, err = e.Change(t.Context(), ada, p.ID, playlist.Match{1}, api.PlaylistChange{Name: ptr("c")})
+	var stale playlist.StaleError
+	if !errors.As(err, &stale) || stale.Revision != 2 || !errors.Is(err, media.ErrChanged) {
+		t.Error(err)
+	}
+	if p, err = e.Change(t.Context(), ada, p.ID, playlist.Match{7, 2}, api.PlaylistChange{Name: ptr("b")}); err != nil || p.Revision != 2 {
+		t.Errorf("a change of nothing: %+v %v", p, err)
+	}
+	_, err = e.Change(t.Context(), ada, p.ID, nil, api.PlaylistChange{Name: ptr("")})
+	fails(t, "an empty name", err, media.ErrInvalid)
 }
 
-func TestItems(t *testing.T) {
-	databases(t, func(t *testing.T, e *env) {
-		ada := e.users[0]
-		id := e.create(ada)
-		a, b, c, d := e.track("a"), e.track("b"), e.track("c"), e.track("d")
-		first := e.add(ada, id, api.AddItems{}, a, b)
-		e.add(ada, id, api.AddItems{AtStart: true}, c)
-		e.add(ada, id, api.AddItems{After: first[0]}, d, a)
-		e.add(ada, id, api.AddItems{Before: first[0]}, d)
-		if got := e.titles(ada, id, 0); got != "c d a d a b" {
-			t.Error(got)
-		}
-		p, err := e.Get(t.Context(), ada, id)
-		must(t, err)
-		if p.TrackCount != 6 || p.DurationMS != 6000 || p.Revision != 5 || len(p.Mosaic) != 4 || p.Mosaic[0].URL != "/r/art/c" {
-			t.Errorf("%+v", p)
-		}
-		got, err := e.Add(t.Context(), ada, id, nil, api.AddItems{Duplicates: "skip", Items: []api.NewItem{{TrackID: media.TrackID(a)}, {TrackID: media.TrackID(e.track("e"))}}})
-		must(t, err)
-		if len(got.EntryIDs) != 1 || len(got.Skipped) != 1 || string(got.Skipped[0]) != a || got.Total != 7 || got.Revision != 6 {
-			t.Errorf("%+v", got)
-		}
-		f := e.track("f")
-		got, err = e.Add(t.Context(), ada, id, nil, api.AddItems{Duplicates: "skip", Items: []api.NewItem{{TrackID: media.TrackID(f)}, {TrackID: media.TrackID(f)}}})
-		must(t, err)
-		if len(got.EntryIDs) != 1 || len(got.Skipped) != 1 {
-			t.Errorf("twice in one request: %+v", got)
-		}
-		last := got.EntryIDs[0]
+func testItems(t *testing.T, e *env) {
+	ada := e.users[0]
+	id := e.create(ada)
+	a, b, c, d := e.track("a"), e.track("b"), e.track("c"), e.track("d")
+	first := e.add(ada, id, api.AddItems{}, a, b)
+	e.add(ada, id, api.AddItems{AtStart: true}, c)
+	e.add(ada, id, api.AddItems{After: first[0]}, d, a)
+	e.add(ada, id, api.AddItems{Before: first[0]}, d)
+	if got := e.titles(ada, id, 0); got != "c d a d a b" {
+		t.Error(got)
+	}
+	p, err := e.Get(t.Context(), ada, id)
+	must(t, err)
+	if p.TrackCount != 6 || p.DurationMS != 6000 || p.Revision != 5 || len(p.Mosaic) != 4 || p.Mosaic[0].URL != "/r/art/c" {
+		t.Errorf("%+v", p)
+	}
+	got, err := e.Add(t.Context(), ada, id, nil, api.AddItems{Duplicates: "skip", Items: []api.NewItem{{TrackID: media.TrackID(a)}, {TrackID: media.TrackID(e.track("e"))}}})
+	must(t, err)
+	if len(got.EntryIDs) != 1 || len(got.Skipped) != 1 || string(got.Skipped[0]) != a || got.Total != 7 || got.Revision != 6 {
+		t.Errorf("%+v", got)
+	}
+	f := e.track("f")
+	got, err = e.Add(t.Context(), ada, id, nil, api.AddItems{Duplicates: "skip", Items: []api.NewItem{{TrackID: media.TrackID(f)}, {TrackID: media.TrackID(f)}}})
+	must(t, err)
+	if len(got.EntryIDs) != 1 || len(got.Skipped) != 1 {
+		t.Errorf("twice in one request: %+v", got)
+	}
+	last := got.EntryIDs[0]
 
-		// Its own entry id makes an add repeatable, and it does not bring back what was removed.
-		own := ulid.Make().String()
-		in := api.AddItems{Items: []api.NewItem{{TrackID: media.TrackID(f), EntryID: own}}}
-		for i := range 2 {
-			got, err = e.Add(t.Context(), ada, id, nil, in)
-			must(t, err)
-			if len(got.EntryIDs) != 1-i || len(got.Left) != i || got.Total != 9 || got.Revision != 8 {
-				t.Errorf("%d: %+v", i, got)
-			}
-		}
-		got, err = e.Remove(t.Context(), ada, id, nil, []string{own, own, ulid.Make().String()})
+	// Its own entry id makes an add repeatable, and it does not bring back what was removed.
+	own := ulid.Make().String()
+	in := api.AddItems{Items: []api.NewItem{{TrackID: media.TrackID(f), EntryID: own}}}
+	for i := range 2 {
+		got, err = e.Add(t.Context(), ada, id, nil, in)
 		must(t, err)
-		if d := cmp.Diff(got.EntryIDs, []string{own}); d != "" || len(got.Left) != 1 || got.Total != 8 || got.Revision != 9 {
-			t.Errorf("%+v", got)
+		if len(got.EntryIDs) != 1-i || len(got.Left) != i || got.Total != 9 || got.Revision != 8 {
+			t.Errorf("%d: %+v", i, got)
 		}
-		if got, err = e.Add(t.Context(), ada, id, nil, in); err != nil || len(got.EntryIDs) != 0 || got.Revision != 9 {
-			t.Errorf("%+v %v", got, err)
-		}
-		if got, err = e.Remove(t.Context(), ada, id, nil, []string{own}); err != nil || len(got.EntryIDs) != 0 || got.Revision != 9 {
-			t.Errorf("%+v %v", got, err)
-		}
+	}
+	got, err = e.Remove(t.Context(), ada, id, nil, []string{own, own, ulid.Make().String()})
+	must(t, err)
+	if d := cmp.Diff(got.EntryIDs, []string{own}); d != "" || len(got.Left) != 1 || got.Total != 8 || got.Revision != 9 {
+		t.Errorf("%+v", got)
+	}
+	if got, err = e.Add(t.Context(), ada, id, nil, in); err != nil || len(got.EntryIDs) != 0 || got.Revision != 9 {
+		t.Errorf("%+v %v", got, err)
+	}
+	if got, err = e.Remove(t.Context(), ada, id, nil, []string{own}); err != nil || len(got.EntryIDs) != 0 || got.Revision != 9 {
+		t.Errorf("%+v %v", got, err)
+	}
 
-		// Moves: several, in the order given, also next to what is gone.
-		items := entries(e.items(ada, id, 0, 3)) // c d a d a b e f
-		_, err = e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: []string{items[5], items[0]}, After: items[2]})
-		must(t, err)
-		if got := e.titles(ada, id, 0); got != "d a b c d a e f" {
-			t.Error(got)
-		}
-		got, err = e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: []string{items[1], ulid.Make().String()}, After: own}) // own was behind f
-		must(t, err)
-		if len(got.Left) != 1 || e.titles(ada, id, 0) != "a b c d a e f d" {
-			t.Errorf("%+v %s", got, e.titles(ada, id, 0))
-		}
-		_, err = e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: []string{last}, AtStart: true})
-		must(t, err)
-		_, err = e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: []string{items[2]}, AtEnd: true})
-		must(t, err)
-		if got := e.titles(ada, id, 0); got != "f b c d a e d a" {
-			t.Error(got)
-		}
-		if p, err = e.Get(t.Context(), ada, id); err != nil || p.DurationMS != 8000 || p.TrackCount != 8 || p.Mosaic[0].URL != "/r/art/f" {
-			t.Errorf("%+v %v", p, err)
-		}
+	// Moves: several, in the order given, also next to what is gone.
+	items := entries(e.items(ada, id, 0, 3)) // c d a d a b e f
+	_, err = e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: []string{items[5], items[0]}, After: items[2]})
+	must(t, err)
+	if got := e.titles(ada, id, 0); got != "d a b c d a e f" {
+		t.Error(got)
+	}
+	got, err = e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: []string{items[1], ulid.Make().String()}, After: own}) // own was behind f
+	must(t, err)
+	if len(got.Left) != 1 || e.titles(ada, id, 0) != "a b c d a e f d" {
+		t.Errorf("%+v %s", got, e.titles(ada, id, 0))
+	}
+	_, err = e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: []string{last}, AtStart: true})
+	must(t, err)
+	_, err = e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: []string{items[2]}, AtEnd: true})
+	must(t, err)
+	if got := e.titles(ada, id, 0); got != "f b c d a e d a" {
+		t.Error(got)
+	}
+	if p, err = e.Get(t.Context(), ada, id); err != nil || p.DurationMS != 8000 || p.TrackCount != 8 || p.Mosaic[0].URL != "/r/art/f" {
+		t.Errorf("%+v %v", p, err)
+	}
 
-		// Not in the catalogue any more: in its place, with its name.
-		e.mu.Lock()
-		delete(e.tracks, b)
-		e.mu.Unlock()
-		if i := e.items(ada, id, 0, 100)[1]; !i.Unavailable || i.Title != "b" || i.Artist != "Somebody, Another" || i.Track != nil || string(i.TrackID) != b || i.AddedBy.DisplayName != "user 0" {
-			t.Errorf("%+v", i)
-		}
+	// Not in the catalogue any more: in its place, with its name.
+	e.mu.Lock()
+	delete(e.tracks, b)
+	e.mu.Unlock()
+	if i := e.items(ada, id, 0, 100)[1]; !i.Unavailable || i.Title != "b" || i.Artist != "Somebody, Another" || i.Track != nil || string(i.TrackID) != b || i.AddedBy.DisplayName != "user 0" {
+		t.Errorf("%+v", i)
+	}
 
-		bad := func(why string, err error) { t.Helper(); fails(t, why, err, media.ErrInvalid) }
-		add := func(in api.AddItems, item api.NewItem) error {
-			in.Items = []api.NewItem{{TrackID: media.TrackID(a)}, item}
-			_, err := e.Add(t.Context(), ada, id, nil, in)
-			return err
-		}
-		bad("no such track", add(api.AddItems{}, api.NewItem{TrackID: media.TrackID(b)}))
-		bad("not a track", add(api.AddItems{}, api.NewItem{TrackID: "\x00"}))
-		bad("not an entry", add(api.AddItems{}, api.NewItem{TrackID: media.TrackID(a), EntryID: "x"}))
-		bad("after what never was", add(api.AddItems{After: ulid.Make().String()}, api.NewItem{TrackID: media.TrackID(a)}))
-		bad("two places", add(api.AddItems{After: last, AtStart: true}, api.NewItem{TrackID: media.TrackID(a)}))
-		move := func(in api.MoveItems) error { _, err := e.Move(t.Context(), ada, id, nil, in); return err }
-		bad("nowhere", move(api.MoveItems{EntryIDs: []string{last}}))
-		bad("next to itself", move(api.MoveItems{EntryIDs: []string{last}, After: last}))
-		bad("next to what never was", move(api.MoveItems{EntryIDs: []string{last}, After: ulid.Make().String()}))
-		_, err = e.Items(t.Context(), ada, id, 0, "!", 10)
-		bad("a foreign cursor", err)
-		_, err = e.Items(t.Context(), ada, id, 99, "", 10)
-		fails(t, "a revision to come", err, media.ErrNotFound)
-	})
+	bad := func(why string, err error) { t.Helper(); fails(t, why, err, media.ErrInvalid) }
+	add := func(in api.AddItems, item api.NewItem) error {
+		in.Items = []api.NewItem{{TrackID: media.TrackID(a)}, item}
+		_, err := e.Add(t.Context(), ada, id, nil, in)
+		return err
+	}
+	bad("no such track", add(api.AddItems{}, api.NewItem{TrackID: media.TrackID(b)}))
+	bad("not a track", add(api.AddItems{}, api.NewItem{TrackID: "\x00"}))
+	bad("not an entry", add(api.AddItems{}, api.NewItem{TrackID: media.TrackID(a), EntryID: "x"}))
+	bad("after what never was", add(api.AddItems{After: ulid.Make().String()}, api.NewItem{TrackID: media.TrackID(a)}))
+	bad("two places", add(api.AddItems{After: last, AtStart: true}, api.NewItem{TrackID: media.TrackID(a)}))
+	move := func(in api.MoveItems) error { _, err := e.Move(t.Context(), ada, id, nil, in); return err }
+	bad("nowhere", move(api.MoveItems{EntryIDs: []string{last}}))
+	bad("next to itself", move(api.MoveItems{EntryIDs: []string{last}, After: last}))
+	bad("next to what never was", move(api.MoveItems{EntryIDs: []string{last}, After: ulid.Make().String()}))
+	_, err = e.Items(t.Context(), ada, id, 0, "!", 10)
+	bad("a foreign cursor", err)
+	_, err = e.Items(t.Context(), ada, id, 99, "", 10)
+	fails(t, "a revision to come", err, media.ErrNotFound)
 }
 
-// TestPagesAreOfOneRevision: a reader sees the playlist as it was when they began, whatever happens meanwhile.
-func TestPagesAreOfOneRevision(t *testing.T) {
-	databases(t, func(t *testing.T, e *env) {
-		ada := e.users[0]
-		id := e.create(ada)
-		x := e.track("x")
-		all := e.add(ada, id, api.AddItems{}, slices.Repeat([]string{x}, 20)...)
-		var seen []string
-		for cursor := ""; ; {
-			page, err := e.Items(t.Context(), ada, id, 0, cursor, 3)
-			must(t, err)
-			if page.Revision != 2 {
-				t.Errorf("a page of revision %d", page.Revision)
-			}
-			seen = append(seen, entries(page.Items)...)
-			if cursor = page.Next; cursor == "" {
-				break
-			}
-			_, err = e.Remove(t.Context(), ada, id, nil, []string{all[len(seen)-1], all[min(len(seen)+1, 19)]}) // the one that the cursor is at, and one to come
-			must(t, err)
-			_, err = e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: []string{all[19]}, AtStart: true})
-			must(t, err)
-			e.add(ada, id, api.AddItems{AtStart: true}, x)
-			for range 40 { // until room must be made at the cursor
-				e.add(ada, id, api.AddItems{After: all[len(seen)-1]}, x)
-			}
+// testPagesAreOfOneRevision: a reader sees the playlist as it was when they began, whatever happens meanwhile.
+func testPagesAreOfOneRevision(t *testing.T, e *env) {
+	ada := e.users[0]
+	id := e.create(ada)
+	x := e.track("x")
+	all := e.add(ada, id, api.AddItems{}, slices.Repeat([]string{x}, 20)...)
+	var seen []string
+	for cursor := ""; ; {
+		page, err := e.Items(t.Context(), ada, id, 0, cursor, 3)
+		must(t, err)
+		if page.Revision != 2 {
+			t.Errorf("a page of revision %d", page.Revision)
 		}
-		if d := cmp.Diff(seen, all); d != "" {
-			t.Error(d)
+		seen = append(seen, entries(page.Items)...)
+		if cursor = page.Next; cursor == "" {
+			break
 		}
-	})
+		_, err = e.Remove(t.Context(), ada, id, nil, []string{all[len(seen)-1], all[min(len(seen)+1, 19)]}) // the one that the cursor is at, and one to come
+		must(t, err)
+		_, err = e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: []string{all[19]}, AtStart: true})
+		must(t, err)
+		e.add(ada, id, api.AddItems{AtStart: true}, x)
+		for range 40 { // until room must be made at the cursor
+			e.add(ada, id, api.AddItems{After: all[len(seen)-1]}, x)
+		}
+	}
+	if d := cmp.Diff(seen, all); d != "" {
+		t.Error(d)
+	}
 }
 
-// TestAgainstALine plays random changes against a plain slice: each revision can be read as it was then, and taking all
+// testAgainstALine plays random changes against a plain slice: each revision can be read as it was then, and taking all
 // back leads there again.
-func TestAgainstALine(t *testing.T) {
-	databases(t, func(t *testing.T, e *env) {
-		seed := uint64(time.Now().UnixNano())
-		t.Log("seed", seed)
-		rng := rand.New(rand.NewPCG(seed, 0))
-		ada := e.users[0]
-		id := e.create(ada)
-		var tracks []string
-		for i := range 10 {
-			tracks = append(tracks, e.track(fmt.Sprint(i)))
+func testAgainstALine(t *testing.T, e *env) {
+	seed := uint64(time.Now().UnixNano())
+	t.Log("seed", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	ada := e.users[0]
+	id := e.create(ada)
+	var tracks []string
+	for i := range 10 {
+		tracks = append(tracks, e.track(fmt.Sprint(i)))
+	}
+	line := []string{}               // entries
+	was := map[int64][]string{1: {}} // by revision
+	var order []int64                // revisions that are plain changes
+	revision := int64(1)
+	next := func() { revision++; was[revision] = slices.Clone(line) }
+	some := func(n int) []string {
+		var out []string
+		for _, i := range rng.Perm(len(line))[:min(n, len(line))] {
+			out = append(out, line[i])
 		}
-		line := []string{}               // entries
-		was := map[int64][]string{1: {}} // by revision
-		var order []int64                // revisions that are plain changes
-		revision := int64(1)
-		next := func() { revision++; was[revision] = slices.Clone(line) }
-		some := func(n int) []string {
-			var out []string
-			for _, i := range rng.Perm(len(line))[:min(n, len(line))] {
-				out = append(out, line[i])
-			}
-			return out
+		return out
+	}
+	without := func(drop []string) []string {
+		return slices.DeleteFunc(slices.Clone(line), func(x string) bool { return slices.Contains(drop, x) })
+	}
+	insert := func(into []string, at place, what []string) []string {
+		i := len(into)
+		switch {
+		case at.start:
+			i = 0
+		case at.before != "":
+			i = slices.Index(into, at.before)
+		case at.after != "":
+			i = slices.Index(into, at.after) + 1
 		}
-		without := func(drop []string) []string {
-			return slices.DeleteFunc(slices.Clone(line), func(x string) bool { return slices.Contains(drop, x) })
+		return slices.Insert(slices.Clone(into), i, what...)
+	}
+	somewhere := func(from []string) place {
+		if len(from) == 0 {
+			return place{end: true}
 		}
-		insert := func(into []string, at place, what []string) []string {
-			i := len(into)
-			switch {
-			case at.start:
-				i = 0
-			case at.before != "":
-				i = slices.Index(into, at.before)
-			case at.after != "":
-				i = slices.Index(into, at.after) + 1
-			}
-			return slices.Insert(slices.Clone(into), i, what...)
+		x := from[rng.IntN(len(from))]
+		if rng.IntN(2) == 0 {
+			x = from[len(from)/2] // always the same gap
 		}
-		somewhere := func(from []string) place {
-			if len(from) == 0 {
-				return place{end: true}
-			}
-			x := from[rng.IntN(len(from))]
-			if rng.IntN(2) == 0 {
-				x = from[len(from)/2] // always the same gap
-			}
-			return []place{{start: true}, {end: true}, {before: x}, {after: x}}[rng.IntN(4)]
-		}
-		for range 150 {
-			switch k := rng.IntN(10); {
-			case k < 5 || len(line) < 3:
-				at := somewhere(line)
-				in := api.AddItems{Before: at.before, After: at.after, AtStart: at.start}
-				line = insert(line, at, e.add(ada, id, in, tracks[:1+rng.IntN(5)]...))
-				next()
-				order = append(order, revision)
-			case k < 7:
-				drop := some(1 + rng.IntN(3))
-				_, err := e.Remove(t.Context(), ada, id, nil, drop)
-				must(t, err)
-				line = without(drop)
-				next()
-				order = append(order, revision)
-			case k < 9:
-				what := some(1 + rng.IntN(3))
-				rest := without(what)
-				at := somewhere(rest)
-				_, err := e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: what, Before: at.before, After: at.after, AtStart: at.start, AtEnd: at.end})
-				must(t, err)
-				line = insert(rest, at, what)
-				next()
-				order = append(order, revision)
-			default:
-				n := min(1+rng.IntN(4), len(order))
-				_, err := e.Undo(t.Context(), ada, id, playlist.Match{revision}, api.UndoPlaylist{Count: n})
-				must(t, err)
-				line = was[order[len(order)-n]-1]
-				order = order[:len(order)-n]
-				next()
-			}
-			if d := cmp.Diff(entries(e.items(ada, id, 0, 7)), line); d != "" {
-				t.Fatalf("at revision %d: %s", revision, d)
-			}
-		}
-		for r, want := range was {
-			if d := cmp.Diff(entries(e.items(ada, id, r, 50)), want); d != "" {
-				t.Errorf("as of revision %d: %s", r, d)
-			}
-		}
-		for range 10 {
-			to := 1 + rng.Int64N(revision)
-			_, err := e.Restore(t.Context(), ada, id, nil, api.RestorePlaylist{Revision: to})
+		return []place{{start: true}, {end: true}, {before: x}, {after: x}}[rng.IntN(4)]
+	}
+	for range 150 {
+		switch k := rng.IntN(10); {
+		case k < 5 || len(line) < 3:
+			at := somewhere(line)
+			in := api.AddItems{Before: at.before, After: at.after, AtStart: at.start}
+			line = insert(line, at, e.add(ada, id, in, tracks[:1+rng.IntN(5)]...))
+			next()
+			order = append(order, revision)
+		case k < 7:
+			drop := some(1 + rng.IntN(3))
+			_, err := e.Remove(t.Context(), ada, id, nil, drop)
 			must(t, err)
-			revision++
-			if d := cmp.Diff(entries(e.items(ada, id, 0, 50)), was[to]); d != "" {
-				t.Errorf("restored to %d: %s", to, d)
-			}
-			was[revision] = was[to]
+			line = without(drop)
+			next()
+			order = append(order, revision)
+		case k < 9:
+			what := some(1 + rng.IntN(3))
+			rest := without(what)
+			at := somewhere(rest)
+			_, err := e.Move(t.Context(), ada, id, nil, api.MoveItems{EntryIDs: what, Before: at.before, After: at.after, AtStart: at.start, AtEnd: at.end})
+			must(t, err)
+			line = insert(rest, at, what)
+			next()
+			order = append(order, revision)
+		default:
+			n := min(1+rng.IntN(4), len(order))
+			_, err := e.Undo(t.Context(), ada, id, playlist.Match{revision}, api.UndoPlaylist{Count: n})
+			must(t, err)
+			line = was[order[len(order)-n]-1]
+			order = order[:len(order)-n]
+			next()
 		}
-		p, err := e.Get(t.Context(), ada, id)
+		if d := cmp.Diff(entries(e.items(ada, id, 0, 7)), line); d != "" {
+			t.Fatalf("at revision %d: %s", revision, d)
+		}
+	}
+	for r, want := range was {
+		if d := cmp.Diff(entries(e.items(ada, id, r, 50)), want); d != "" {
+			t.Errorf("as of revision %d: %s", r, d)
+		}
+	}
+	for range 10 {
+		to := 1 + rng.Int64N(revision)
+		_, err := e.Restore(t.Context(), ada, id, nil, api.RestorePlaylist{Revision: to})
 		must(t, err)
-		if n := len(was[revision]); p.TrackCount != n || p.DurationMS != int64(n)*1000 || p.Revision != revision {
-			t.Errorf("%d items at revision %d: %+v", n, revision, p)
+		revision++
+		if d := cmp.Diff(entries(e.items(ada, id, 0, 50)), was[to]); d != "" {
+			t.Errorf("restored to %d: %s", to, d)
 		}
-		if _, err = e.Undo(t.Context(), ada, id, nil, api.UndoPlaylist{Count: 100}); err != nil {
-			t.Error(err)
-		}
-	})
+		was[revision] = was[to]
+	}
+	p, err := e.Get(t.Context(), ada, id)
+	must(t, err)
+	if n := len(was[revision]); p.TrackCount != n || p.DurationMS != int64(n)*1000 || p.Revision != revision {
+		t.Errorf("%d items at revision %d: %+v", n, revision, p)
+	}
+	if _, err = e.Undo(t.Context(), ada, id, nil, api.UndoPlaylist{Count: 100}); err != nil {
+		t.Error(err)
+	}
 }
 
 type place struct {
