@@ -26,6 +26,7 @@ var problems = []struct {
 }{
 	{identity.ErrTaken, http.StatusConflict, "email-taken"},
 	{catalog.ErrMissing, http.StatusConflict, "object-missing"},
+	{catalog.ErrNoMedia, http.StatusConflict, "no-media"},
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
 	{playlist.ErrLimit, http.StatusConflict, "limit-reached"},
 	{playlist.ErrNothing, http.StatusConflict, "nothing-to-undo"},
