@@ -57,22 +57,23 @@ type Objects interface {
 
 // ControlPlane is one opened replica.
 type ControlPlane struct {
-	cfg       Config
-	log       *slog.Logger
-	db        *store.DB
-	events    *eventlog.Log
-	index     *search.Index
-	objects   Objects
-	identity  *identity.Service
-	catalog   *catalog.Service
-	playback  *playback.Service
-	playlists *playlist.Service
-	fleet     *fleet.Service
-	ingest    *plays.Ingest
-	sink      *plays.Sink // nil: no ClickHouse
-	tokens    *identity.Keys
-	handler   http.Handler
-	metrics   *metrics
+	cfg      Config
+	log      *slog.Logger
+	db       *store.DB
+	events   *eventlog.Log
+	index    *search.Index
+	objects  Objects
+	identity *identity.Service
+	catalog  *catalog.Service
+	playback *playback.Service
+	playlist *playlist.Service
+	fleet    *fleet.Service
+	ingest   *plays.Ingest
+	sink     *plays.Sink // nil: no ClickHouse
+	tokens   *identity.Keys
+	personal []identity.Personal // what services keep of people
+	handler  http.Handler
+	metrics  *metrics
 }
 
 // catalogStream carries catalogue events; kept for ever, since a new replica could read it from the start.
@@ -135,7 +136,8 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		id, private := cp.tokens.Current()
 		return cat.Key{ID: id, Alg: cat.EdDSA, Private: private}
 	})
-	cp.playlists = playlist.New(cp.db, playlist.Deps{Tracks: cp.catalog.TracksByID, Names: cp.displayNames, Put: objects.Put})
+	cp.playlist = playlist.New(cp.db, playlist.Deps{Tracks: cp.catalog.TracksByID, Names: cp.displayNames, Put: objects.Put})
+	cp.personal = append(cp.personal, identity.Personal{Name: "playlists", Export: cp.playlist.Export, Forget: cp.playlist.Forget})
 	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
 	cp.handler = cp.routes()
 	return cp, nil

@@ -103,12 +103,12 @@ func (cp *ControlPlane) playlistItself(a huma.API) {
 		"It is empty, private unless public is set, and on top of one's own list. An account owns at most 5000.")
 	op.DefaultStatus = http.StatusCreated
 	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.NewPlaylist }) (*revised[api.Playlist], error) {
-		return onePlaylist(cp.playlists.Create(ctx, principal(ctx).UserID, in.Body))
+		return onePlaylist(cp.playlist.Create(ctx, principal(ctx).UserID, in.Body))
 	})
 	register(cp, a, playlistOp("get-playlist", http.MethodGet, "/v1/playlists/{id}", "One playlist, without its items",
 		"A private one of others is 404. The ETag is for If-Match; it does not cover names of people, art and followers."),
 		func(ctx context.Context, in *aPlaylist) (*revised[api.Playlist], error) {
-			return onePlaylist(cp.playlists.Get(ctx, principal(ctx).UserID, in.ID))
+			return onePlaylist(cp.playlist.Get(ctx, principal(ctx).UserID, in.ID))
 		})
 	register(cp, a, playlistOp("change-playlist", http.MethodPatch, "/v1/playlists/{id}", "Rename, describe, publish",
 		"Owner and editors; public: only the owner. Everybody who follows it keeps it in their list, but sees it only while it is public."),
@@ -117,14 +117,14 @@ func (cp *ControlPlane) playlistItself(a huma.API) {
 			ifMatch
 			Body api.PlaylistChange
 		}) (*revised[api.Playlist], error) {
-			return onePlaylist(cp.playlists.Change(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
+			return onePlaylist(cp.playlist.Change(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
 		})
 	register(cp, a, playlistOp("delete-playlist", http.MethodDelete, "/v1/playlists/{id}", "Delete a playlist, for everybody", "Only the owner. There is no way back."),
 		func(ctx context.Context, in *struct {
 			aPlaylist
 			ifMatch
 		}) (*struct{}, error) {
-			return nothing(cp.playlists.Delete(ctx, principal(ctx).UserID, in.ID, in.match()))
+			return nothing(cp.playlist.Delete(ctx, principal(ctx).UserID, in.ID, in.match()))
 		})
 
 	op = playlistOp("put-playlist-cover", http.MethodPut, "/v1/playlists/{id}/cover", "Upload a cover",
@@ -137,7 +137,7 @@ func (cp *ControlPlane) playlistItself(a huma.API) {
 		ifMatch
 		RawBody []byte
 	}) (*revised[api.Playlist], error) {
-		return onePlaylist(cp.playlists.SetCover(ctx, principal(ctx).UserID, in.ID, in.match(), in.RawBody))
+		return onePlaylist(cp.playlist.SetCover(ctx, principal(ctx).UserID, in.ID, in.match(), in.RawBody))
 	})
 	op = playlistOp("delete-playlist-cover", http.MethodDelete, "/v1/playlists/{id}/cover", "Take the cover away", "The mosaic shows again.")
 	op.DefaultStatus = http.StatusOK
@@ -145,7 +145,7 @@ func (cp *ControlPlane) playlistItself(a huma.API) {
 		aPlaylist
 		ifMatch
 	}) (*revised[api.Playlist], error) {
-		return onePlaylist(cp.playlists.DropCover(ctx, principal(ctx).UserID, in.ID, in.match()))
+		return onePlaylist(cp.playlist.DropCover(ctx, principal(ctx).UserID, in.ID, in.match()))
 	})
 }
 
@@ -160,7 +160,7 @@ func (cp *ControlPlane) playlistItems(a huma.API) {
 			aPlaylist
 			itemsPage
 		}) (*revised[api.PlaylistItems], error) {
-			v, err := cp.playlists.Items(ctx, principal(ctx).UserID, in.ID, 0, in.Cursor, in.Limit)
+			v, err := cp.playlist.Items(ctx, principal(ctx).UserID, in.ID, 0, in.Cursor, in.Limit)
 			return asRevised(v, v.Revision, err)
 		})
 	op := playlistOp("add-playlist-items", http.MethodPost, "/v1/playlists/{id}/items", "Add tracks",
@@ -174,7 +174,7 @@ func (cp *ControlPlane) playlistItems(a huma.API) {
 		if in.Body.Duplicates == "" {
 			in.Body.Duplicates = in.Duplicates
 		}
-		return changedItems(cp.playlists.Add(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
+		return changedItems(cp.playlist.Add(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
 	})
 	op = playlistOp("remove-playlist-items", http.MethodDelete, "/v1/playlists/{id}/items", "Remove entries", "By entry id. Those that are not in it (any more) are named in left, no error: a repeat is harmless.")
 	op.DefaultStatus = http.StatusOK
@@ -183,7 +183,7 @@ func (cp *ControlPlane) playlistItems(a huma.API) {
 		ifMatch
 		Body api.EntryIDs
 	}) (*revised[api.ItemsChanged], error) {
-		return changedItems(cp.playlists.Remove(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body.EntryIDs))
+		return changedItems(cp.playlist.Remove(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body.EntryIDs))
 	})
 	op = playlistOp("remove-playlist-item", http.MethodDelete, "/v1/playlists/{id}/items/{entry_id}", "Remove one entry", "For clients that cannot send a body with DELETE.")
 	op.DefaultStatus = http.StatusOK
@@ -192,7 +192,7 @@ func (cp *ControlPlane) playlistItems(a huma.API) {
 		ifMatch
 		Entry string `path:"entry_id" maxLength:"26"`
 	}) (*revised[api.ItemsChanged], error) {
-		return changedItems(cp.playlists.Remove(ctx, principal(ctx).UserID, in.ID, in.match(), []string{in.Entry}))
+		return changedItems(cp.playlist.Remove(ctx, principal(ctx).UserID, in.ID, in.match(), []string{in.Entry}))
 	})
 	register(cp, a, playlistOp("move-playlist-items", http.MethodPost, "/v1/playlists/{id}/items/move", "Move entries",
 		"They come to stand together, in the order given, next to another entry or at an end. An entry that was removed meanwhile still marks its place; of those to move it is left out."),
@@ -201,7 +201,7 @@ func (cp *ControlPlane) playlistItems(a huma.API) {
 			ifMatch
 			Body api.MoveItems
 		}) (*revised[api.ItemsChanged], error) {
-			return changedItems(cp.playlists.Move(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
+			return changedItems(cp.playlist.Move(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
 		})
 	register(cp, a, playlistOp("list-playlist-items-of-revision", http.MethodGet, "/v1/playlists/{id}/revisions/{revision}/items", "The items as of a revision",
 		"404 when the revision is not kept any more."),
@@ -210,7 +210,7 @@ func (cp *ControlPlane) playlistItems(a huma.API) {
 			itemsPage
 			Revision int64 `path:"revision" minimum:"1"`
 		}) (*answer[api.PlaylistItems], error) {
-			return reply(cp.playlists.Items(ctx, principal(ctx).UserID, in.ID, in.Revision, in.Cursor, in.Limit))
+			return reply(cp.playlist.Items(ctx, principal(ctx).UserID, in.ID, in.Revision, in.Cursor, in.Limit))
 		})
 }
 
@@ -221,7 +221,7 @@ func (cp *ControlPlane) playlistHistory(a huma.API) {
 			aPlaylist
 			pageQuery
 		}) (*answer[api.Page[api.PlaylistRevision]], error) {
-			return reply(cp.playlists.Revisions(ctx, principal(ctx).UserID, in.ID, in.Cursor, in.Limit))
+			return reply(cp.playlist.Revisions(ctx, principal(ctx).UserID, in.ID, in.Cursor, in.Limit))
 		})
 	register(cp, a, playlistOp("undo-playlist", http.MethodPost, "/v1/playlists/{id}/undo", "Take changes back",
 		"As one new revision. What was added goes, what was removed comes back to its place, what was moved goes back, name, description and cover get their former value; each only where nobody changed the same thing since, so nothing that others did is lost. Undo again takes back the change before. Undoing an undo by its number is a redo. Visibility, owner and people are not undone. 409 (nothing-to-undo) when there is nothing."),
@@ -230,7 +230,7 @@ func (cp *ControlPlane) playlistHistory(a huma.API) {
 			ifMatch
 			Body api.UndoPlaylist `required:"false"`
 		}) (*revised[api.Playlist], error) {
-			return onePlaylist(cp.playlists.Undo(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
+			return onePlaylist(cp.playlist.Undo(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
 		})
 	register(cp, a, playlistOp("restore-playlist", http.MethodPost, "/v1/playlists/{id}/restore", "Go back to a revision",
 		"As one new revision, which can be undone. The items of then are back, in the order of then. What was added since stays between its neighbours when others added it (keep: others, the default), always (all), or never (none). Name, description, cover and visibility stay as they are."),
@@ -239,7 +239,7 @@ func (cp *ControlPlane) playlistHistory(a huma.API) {
 			ifMatch
 			Body api.RestorePlaylist
 		}) (*revised[api.Playlist], error) {
-			return onePlaylist(cp.playlists.Restore(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
+			return onePlaylist(cp.playlist.Restore(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
 		})
 }
 
@@ -250,7 +250,7 @@ func (cp *ControlPlane) playlistPeople(a huma.API) {
 	}
 	register(cp, a, playlistOp("list-playlist-collaborators", http.MethodGet, "/v1/playlists/{id}/collaborators", "The people in it", "The owner first; for those who are in it."),
 		func(ctx context.Context, in *aPlaylist) (*answer[api.Page[api.Collaborator]], error) {
-			list, err := cp.playlists.Collaborators(ctx, principal(ctx).UserID, in.ID)
+			list, err := cp.playlist.Collaborators(ctx, principal(ctx).UserID, in.ID)
 			return reply(api.Page[api.Collaborator]{Items: list}, err)
 		})
 	op := playlistOp("put-playlist-collaborator", http.MethodPut, "/v1/playlists/{id}/collaborators/{user_id}", "Invite somebody, or give another role",
@@ -260,12 +260,12 @@ func (cp *ControlPlane) playlistPeople(a huma.API) {
 		aPerson
 		Body api.SetCollaborator
 	}) (*struct{}, error) {
-		return nil, cp.playlists.Invite(ctx, principal(ctx).UserID, in.ID, in.UserID, in.Body.Role)
+		return nil, cp.playlist.Invite(ctx, principal(ctx).UserID, in.ID, in.UserID, in.Body.Role)
 	})
 	register(cp, a, playlistOp("delete-playlist-collaborator", http.MethodDelete, "/v1/playlists/{id}/collaborators/{user_id}", "Take somebody out, or leave",
 		"The owner takes out anybody, everybody else themselves. A share link lets people in again until it is revoked."),
 		func(ctx context.Context, in *aPerson) (*struct{}, error) {
-			return nil, cp.playlists.Dismiss(ctx, principal(ctx).UserID, in.ID, in.UserID)
+			return nil, cp.playlist.Dismiss(ctx, principal(ctx).UserID, in.ID, in.UserID)
 		})
 	register(cp, a, playlistOp("hand-over-playlist", http.MethodPost, "/v1/playlists/{id}/owner", "Make a collaborator the owner", "Only the owner, who stays as an editor."),
 		func(ctx context.Context, in *struct {
@@ -273,18 +273,18 @@ func (cp *ControlPlane) playlistPeople(a huma.API) {
 			ifMatch
 			Body api.NewOwner
 		}) (*revised[api.Playlist], error) {
-			return onePlaylist(cp.playlists.HandOver(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body.UserID))
+			return onePlaylist(cp.playlist.HandOver(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body.UserID))
 		})
 	register(cp, a, playlistOp("list-playlist-invitations", http.MethodGet, "/v1/me/playlist-invitations", "What one was invited to",
 		"Not answered yet, newest first. PUT /v1/me/library/playlists/{id} accepts, DELETE declines."),
 		func(ctx context.Context, _ *struct{}) (*answer[api.Page[api.PlaylistInvitation]], error) {
-			list, err := cp.playlists.Invitations(ctx, principal(ctx).UserID)
+			list, err := cp.playlist.Invitations(ctx, principal(ctx).UserID)
 			return reply(api.Page[api.PlaylistInvitation]{Items: list}, err)
 		})
 
 	register(cp, a, playlistOp("list-playlist-share-links", http.MethodGet, "/v1/playlists/{id}/share-links", "The links that open it", "Only for the owner; without their tokens."),
 		func(ctx context.Context, in *aPlaylist) (*answer[api.Page[api.ShareLink]], error) {
-			list, err := cp.playlists.Links(ctx, principal(ctx).UserID, in.ID)
+			list, err := cp.playlist.Links(ctx, principal(ctx).UserID, in.ID)
 			return reply(api.Page[api.ShareLink]{Items: list}, err)
 		})
 	op = playlistOp("create-playlist-share-link", http.MethodPost, "/v1/playlists/{id}/share-links", "Make a link that opens it",
@@ -294,14 +294,14 @@ func (cp *ControlPlane) playlistPeople(a huma.API) {
 		aPlaylist
 		Body api.NewShareLink `required:"false"`
 	}) (*answer[api.ShareLink], error) {
-		return reply(cp.playlists.Share(ctx, principal(ctx).UserID, in.ID, in.Body))
+		return reply(cp.playlist.Share(ctx, principal(ctx).UserID, in.ID, in.Body))
 	})
 	register(cp, a, playlistOp("delete-playlist-share-link", http.MethodDelete, "/v1/playlists/{id}/share-links/{link_id}", "Revoke a link", "Who came in through it stays."),
 		func(ctx context.Context, in *struct {
 			aPlaylist
 			Link string `path:"link_id" minLength:"26" maxLength:"26"`
 		}) (*struct{}, error) {
-			return nil, cp.playlists.Unshare(ctx, principal(ctx).UserID, in.ID, in.Link)
+			return nil, cp.playlist.Unshare(ctx, principal(ctx).UserID, in.ID, in.Link)
 		})
 	type aLink struct {
 		Token string `path:"token" maxLength:"64"`
@@ -309,12 +309,12 @@ func (cp *ControlPlane) playlistPeople(a huma.API) {
 	op = operation("preview-shared-playlist", http.MethodGet, "/v1/shared/{token}", "Playlists", "What a share link shows", "")
 	op.Description = "Without an account: title, cover, owner's display name and the first ten titles. 404 when the link was revoked or is over."
 	register(cp, a, op, func(ctx context.Context, in *aLink) (*answer[api.SharedPlaylist], error) {
-		return reply(cp.playlists.Preview(ctx, in.Token))
+		return reply(cp.playlist.Preview(ctx, in.Token))
 	})
 	register(cp, a, playlistOp("accept-shared-playlist", http.MethodPost, "/v1/shared/{token}", "Accept a share link",
 		"One becomes what the link gives, viewer or editor; a higher role stays. The playlist is in one's list then."),
 		func(ctx context.Context, in *aLink) (*revised[api.Playlist], error) {
-			return onePlaylist(cp.playlists.Accept(ctx, principal(ctx).UserID, in.Token))
+			return onePlaylist(cp.playlist.Accept(ctx, principal(ctx).UserID, in.Token))
 		})
 }
 
@@ -327,23 +327,23 @@ func (cp *ControlPlane) playlistLibrary(a huma.API) {
 			Kind   string `query:"kind" enum:"own,shared,followed" doc:"default: all"`
 			Sort   string `query:"sort" enum:"custom,name,updated,added" default:"custom" doc:"updated and added: newest first"`
 		}) (*answer[api.Page[api.LibraryPlaylist]], error) {
-			return reply(cp.playlists.List(ctx, principal(ctx).UserID, playlist.Query{Folder: in.Folder, Kind: in.Kind, Sort: in.Sort, Cursor: in.Cursor, Limit: in.Limit}))
+			return reply(cp.playlist.List(ctx, principal(ctx).UserID, playlist.Query{Folder: in.Folder, Kind: in.Kind, Sort: in.Sort, Cursor: in.Cursor, Limit: in.Limit}))
 		})
 	register(cp, a, playlistOp("list-playlists-of-user", http.MethodGet, "/v1/users/{id}/playlists", "Somebody's public playlists, newest first", ""),
 		func(ctx context.Context, in *struct {
 			byID
 			pageQuery
 		}) (*answer[api.Page[api.Playlist]], error) {
-			return reply(cp.playlists.PublicOf(ctx, principal(ctx).UserID, in.ID, in.Cursor, in.Limit))
+			return reply(cp.playlist.PublicOf(ctx, principal(ctx).UserID, in.ID, in.Cursor, in.Limit))
 		})
 	register(cp, a, playlistOp("keep-playlist", http.MethodPut, "/v1/me/library/playlists/{id}", "Follow a public playlist, or accept an invitation", "It is put on top of one's list. A repeat is harmless."),
 		func(ctx context.Context, in *aPlaylist) (*revised[api.Playlist], error) {
-			return onePlaylist(cp.playlists.Keep(ctx, principal(ctx).UserID, in.ID))
+			return onePlaylist(cp.playlist.Keep(ctx, principal(ctx).UserID, in.ID))
 		})
 	register(cp, a, playlistOp("drop-playlist", http.MethodDelete, "/v1/me/library/playlists/{id}", "Unfollow, decline an invitation, or leave",
 		"One's own playlist cannot be dropped (403): delete it or hand it over. A repeat is harmless."),
 		func(ctx context.Context, in *aPlaylist) (*struct{}, error) {
-			return nil, cp.playlists.Drop(ctx, principal(ctx).UserID, in.ID)
+			return nil, cp.playlist.Drop(ctx, principal(ctx).UserID, in.ID)
 		})
 	op := playlistOp("place-playlist", http.MethodPatch, "/v1/me/library/playlists/{id}", "Move a playlist within one's list", "Into a folder, or before or after another one of the same folder.")
 	op.DefaultStatus = http.StatusNoContent
@@ -351,28 +351,28 @@ func (cp *ControlPlane) playlistLibrary(a huma.API) {
 		aPlaylist
 		Body api.LibraryPlace
 	}) (*struct{}, error) {
-		return nil, cp.playlists.Place(ctx, principal(ctx).UserID, in.ID, in.Body)
+		return nil, cp.playlist.Place(ctx, principal(ctx).UserID, in.ID, in.Body)
 	})
 
 	register(cp, a, playlistOp("list-playlist-folders", http.MethodGet, "/v1/me/playlist-folders", "All folders of one's list", "Those of one parent follow each other in their order."),
 		func(ctx context.Context, _ *struct{}) (*answer[api.Page[api.PlaylistFolder]], error) {
-			list, err := cp.playlists.Folders(ctx, principal(ctx).UserID)
+			list, err := cp.playlist.Folders(ctx, principal(ctx).UserID)
 			return reply(api.Page[api.PlaylistFolder]{Items: list}, err)
 		})
 	op = playlistOp("create-playlist-folder", http.MethodPost, "/v1/me/playlist-folders", "Make a folder", "At most 1000, five deep.")
 	op.DefaultStatus = http.StatusCreated
 	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.NewPlaylistFolder }) (*answer[api.PlaylistFolder], error) {
-		return reply(cp.playlists.NewFolder(ctx, principal(ctx).UserID, in.Body))
+		return reply(cp.playlist.NewFolder(ctx, principal(ctx).UserID, in.Body))
 	})
 	register(cp, a, playlistOp("change-playlist-folder", http.MethodPatch, "/v1/me/playlist-folders/{id}", "Rename or move a folder", "With all that is in it; not into itself."),
 		func(ctx context.Context, in *struct {
 			byID
 			Body api.PlaylistFolderChange
 		}) (*answer[api.PlaylistFolder], error) {
-			return reply(cp.playlists.ChangeFolder(ctx, principal(ctx).UserID, in.ID, in.Body))
+			return reply(cp.playlist.ChangeFolder(ctx, principal(ctx).UserID, in.ID, in.Body))
 		})
 	register(cp, a, playlistOp("delete-playlist-folder", http.MethodDelete, "/v1/me/playlist-folders/{id}", "Delete a folder", "What is in it moves to its parent; no playlist is deleted."),
 		func(ctx context.Context, in *byID) (*struct{}, error) {
-			return nil, cp.playlists.DeleteFolder(ctx, principal(ctx).UserID, in.ID)
+			return nil, cp.playlist.DeleteFolder(ctx, principal(ctx).UserID, in.ID)
 		})
 }

@@ -62,8 +62,9 @@ type LibraryPlaylist struct {
 	SavedAt  time.Time `json:"saved_at"`
 }
 
-// PlaylistItem is one place in a playlist. EntryID is the place's own, so a track may be in twice. When the track is
-// not in the catalogue any more, Unavailable is set, Track is left out, and Title and Artist are the last known.
+// PlaylistItem is one place in a playlist. EntryID is the place's own, so a track may be in twice. When the track cannot
+// be played, since it has left the catalogue or has no media, Unavailable is set, Track is left out, and Title and Artist
+// are the last known.
 type PlaylistItem struct {
 	EntryID     string        `json:"entry_id"`
 	TrackID     media.TrackID `json:"track_id"`

@@ -137,7 +137,7 @@ func (s *Service) Add(ctx context.Context, who, id string, match Match, in api.A
 		return out, err
 	}
 	for i, id := range ids {
-		if _, ok := known[id]; !ok {
+		if t, ok := known[id]; !ok || t.Unavailable == api.Removed {
 			return out, fmt.Errorf("items[%d].track_id: there is no track %s: %w", i, id, media.ErrInvalid)
 		}
 	}
@@ -412,7 +412,10 @@ func (s *Service) renderItems(ctx context.Context, list []placement) ([]api.Play
 	for i, m := range list {
 		out[i] = api.PlaylistItem{EntryID: m.entry, TrackID: media.TrackID(m.track), Title: m.title, Artist: m.artist, Unavailable: true, AddedAt: store.Time(m.at)}
 		if t, ok := known[m.track]; ok {
-			out[i].Track, out[i].Unavailable, out[i].Title, out[i].Artist = &t, false, t.Title, artists(t.Artists)
+			out[i].Title, out[i].Artist = t.Title, artists(t.Artists)
+			if t.Unavailable == "" {
+				out[i].Track, out[i].Unavailable = &t, false
+			}
 		}
 		if m.by.Valid {
 			out[i].AddedBy = &api.UserRef{ID: m.by.String, DisplayName: names[m.by.String]}

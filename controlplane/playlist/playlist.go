@@ -54,8 +54,9 @@ func (e StaleError) Unwrap() error { return media.ErrChanged }
 // Match is a caller's If-Match: the revisions that will do. nil is any.
 type Match []int64
 
-// Deps are what playlists need of others. Tracks returns those of the tracks that can be had, Names the display names
-// of the accounts that there are; both in any order and for up to 1000 ids. Put stores an object in the origin.
+// Deps are what playlists need of others. Tracks returns those of the tracks that there are, removed ones with
+// Unavailable set, and Names the display names of the accounts that there are; both in any order and for up to 1000 ids.
+// Put stores an object in the origin.
 type Deps struct {
 	Tracks func(ctx context.Context, ids ...string) ([]api.Track, error)
 	Names  func(ctx context.Context, ids ...string) (map[string]string, error)

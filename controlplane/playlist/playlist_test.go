@@ -300,7 +300,18 @@ func testItems(t *testing.T, e *env) {
 		t.Errorf("%+v %v", p, err)
 	}
 
-	// Not in the catalogue any more: in its place, with its name.
+	// Not in the catalogue any more: in its place, with the name that the catalogue still knows, else that of the day
+	// it was added.
+	e.mu.Lock()
+	gone := e.tracks[b]
+	gone.Unavailable, gone.Title = api.Removed, "B"
+	e.tracks[b] = gone
+	e.mu.Unlock()
+	if i := e.items(ada, id, 0, 100)[1]; !i.Unavailable || i.Title != "B" || i.Track != nil {
+		t.Errorf("%+v", i)
+	}
+	_, err = e.Add(t.Context(), ada, id, nil, api.AddItems{Items: []api.NewItem{{TrackID: media.TrackID(b)}}})
+	fails(t, "what was removed is added", err, media.ErrInvalid)
 	e.mu.Lock()
 	delete(e.tracks, b)
 	e.mu.Unlock()
