@@ -14,13 +14,15 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// ifMatch is the condition of a change.
-type ifMatch struct {
+// What several inputs embed has an exported name: huma passes over the others.
+
+// IfMatching is the condition of a change.
+type IfMatching struct {
 	IfMatch []string `header:"If-Match" doc:"the ETag of the revision that the change is meant for; when the playlist is at another one: 412, with its ETag"`
 }
 
 // match reads an If-Match, RFC 9110 13.1.1. What cannot be one of our ETags matches nothing.
-func (m ifMatch) match() playlist.Match {
+func (m IfMatching) match() playlist.Match {
 	var out playlist.Match
 	for _, part := range m.IfMatch {
 		for tag := range strings.SplitSeq(part, ",") {
@@ -72,12 +74,23 @@ func changedItems(c api.ItemsChanged, err error) (*revised[api.ItemsChanged], er
 	return asRevised(c, c.Revision, err)
 }
 
+// orZero is for bodies that may be left out.
+func orZero[T any](v *T) (out T) {
+	if v != nil {
+		out = *v
+	}
+	return out
+}
+
 func nothing(err error) (*struct{}, error) { return nil, withETag(err) }
 
-// aPlaylist is the path of one.
-type aPlaylist struct {
+// OnePlaylist is the path of one.
+type OnePlaylist struct {
 	ID string `path:"id" maxLength:"26"`
 }
+
+// ListPage is pageQuery, to embed.
+type ListPage = pageQuery
 
 func (cp *ControlPlane) playlistRoutes(a huma.API) {
 	cp.playlistItself(a)
@@ -107,22 +120,22 @@ func (cp *ControlPlane) playlistItself(a huma.API) {
 	})
 	register(cp, a, playlistOp("get-playlist", http.MethodGet, "/v1/playlists/{id}", "One playlist, without its items",
 		"A private one of others is 404. The ETag is for If-Match; it does not cover names of people, art and followers."),
-		func(ctx context.Context, in *aPlaylist) (*revised[api.Playlist], error) {
+		func(ctx context.Context, in *OnePlaylist) (*revised[api.Playlist], error) {
 			return onePlaylist(cp.playlist.Get(ctx, principal(ctx).UserID, in.ID))
 		})
 	register(cp, a, playlistOp("change-playlist", http.MethodPatch, "/v1/playlists/{id}", "Rename, describe, publish",
 		"Owner and editors; public: only the owner. Everybody who follows it keeps it in their list, but sees it only while it is public."),
 		func(ctx context.Context, in *struct {
-			aPlaylist
-			ifMatch
+			OnePlaylist
+			IfMatching
 			Body api.PlaylistChange
 		}) (*revised[api.Playlist], error) {
 			return onePlaylist(cp.playlist.Change(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
 		})
 	register(cp, a, playlistOp("delete-playlist", http.MethodDelete, "/v1/playlists/{id}", "Delete a playlist, for everybody", "Only the owner. There is no way back."),
 		func(ctx context.Context, in *struct {
-			aPlaylist
-			ifMatch
+			OnePlaylist
+			IfMatching
 		}) (*struct{}, error) {
 			return nothing(cp.playlist.Delete(ctx, principal(ctx).UserID, in.ID, in.match()))
 		})
@@ -133,8 +146,8 @@ func (cp *ControlPlane) playlistItself(a huma.API) {
 	picture := &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}
 	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"image/jpeg": picture, "image/png": picture}}
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		aPlaylist
-		ifMatch
+		OnePlaylist
+		IfMatching
 		RawBody []byte
 	}) (*revised[api.Playlist], error) {
 		return onePlaylist(cp.playlist.SetCover(ctx, principal(ctx).UserID, in.ID, in.match(), in.RawBody))
@@ -142,23 +155,23 @@ func (cp *ControlPlane) playlistItself(a huma.API) {
 	op = playlistOp("delete-playlist-cover", http.MethodDelete, "/v1/playlists/{id}/cover", "Take the cover away", "The mosaic shows again.")
 	op.DefaultStatus = http.StatusOK
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		aPlaylist
-		ifMatch
+		OnePlaylist
+		IfMatching
 	}) (*revised[api.Playlist], error) {
 		return onePlaylist(cp.playlist.DropCover(ctx, principal(ctx).UserID, in.ID, in.match()))
 	})
 }
 
 func (cp *ControlPlane) playlistItems(a huma.API) {
-	type itemsPage struct {
+	type ItemsPage struct {
 		Cursor string `query:"cursor" maxLength:"256" doc:"next of the page before"`
 		Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"100"`
 	}
 	register(cp, a, playlistOp("list-playlist-items", http.MethodGet, "/v1/playlists/{id}/items", "The items, in order",
 		"All pages of one read are of the revision of the first, also when somebody changes the playlist meanwhile; revision and ETag say which. A track that has left the catalogue stays in its place, with unavailable set and its last known title."),
 		func(ctx context.Context, in *struct {
-			aPlaylist
-			itemsPage
+			OnePlaylist
+			ItemsPage
 		}) (*revised[api.PlaylistItems], error) {
 			v, err := cp.playlist.Items(ctx, principal(ctx).UserID, in.ID, 0, in.Cursor, in.Limit)
 			return asRevised(v, v.Revision, err)
@@ -166,8 +179,8 @@ func (cp *ControlPlane) playlistItems(a huma.API) {
 	op := playlistOp("add-playlist-items", http.MethodPost, "/v1/playlists/{id}/items", "Add tracks",
 		"Up to 1000 at once, to the end, or before or after an entry; all or none of them. Without If-Match it succeeds whatever others do meanwhile, up to 10000 tracks in the playlist (then 409, limit-reached). A client that sends its own entry_id may repeat the call when it got no answer: what was added by the first is in left, and nothing is added twice.")
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		aPlaylist
-		ifMatch
+		OnePlaylist
+		IfMatching
 		Duplicates string `query:"duplicates" enum:"skip,allow" doc:"as in the body, which counts when both say"`
 		Body       api.AddItems
 	}) (*revised[api.ItemsChanged], error) {
@@ -179,8 +192,8 @@ func (cp *ControlPlane) playlistItems(a huma.API) {
 	op = playlistOp("remove-playlist-items", http.MethodDelete, "/v1/playlists/{id}/items", "Remove entries", "By entry id. Those that are not in it (any more) are named in left, no error: a repeat is harmless.")
 	op.DefaultStatus = http.StatusOK
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		aPlaylist
-		ifMatch
+		OnePlaylist
+		IfMatching
 		Body api.EntryIDs
 	}) (*revised[api.ItemsChanged], error) {
 		return changedItems(cp.playlist.Remove(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body.EntryIDs))
@@ -188,8 +201,8 @@ func (cp *ControlPlane) playlistItems(a huma.API) {
 	op = playlistOp("remove-playlist-item", http.MethodDelete, "/v1/playlists/{id}/items/{entry_id}", "Remove one entry", "For clients that cannot send a body with DELETE.")
 	op.DefaultStatus = http.StatusOK
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		aPlaylist
-		ifMatch
+		OnePlaylist
+		IfMatching
 		Entry string `path:"entry_id" maxLength:"26"`
 	}) (*revised[api.ItemsChanged], error) {
 		return changedItems(cp.playlist.Remove(ctx, principal(ctx).UserID, in.ID, in.match(), []string{in.Entry}))
@@ -197,8 +210,8 @@ func (cp *ControlPlane) playlistItems(a huma.API) {
 	register(cp, a, playlistOp("move-playlist-items", http.MethodPost, "/v1/playlists/{id}/items/move", "Move entries",
 		"They come to stand together, in the order given, next to another entry or at an end. An entry that was removed meanwhile still marks its place; of those to move it is left out."),
 		func(ctx context.Context, in *struct {
-			aPlaylist
-			ifMatch
+			OnePlaylist
+			IfMatching
 			Body api.MoveItems
 		}) (*revised[api.ItemsChanged], error) {
 			return changedItems(cp.playlist.Move(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
@@ -206,8 +219,8 @@ func (cp *ControlPlane) playlistItems(a huma.API) {
 	register(cp, a, playlistOp("list-playlist-items-of-revision", http.MethodGet, "/v1/playlists/{id}/revisions/{revision}/items", "The items as of a revision",
 		"404 when the revision is not kept any more."),
 		func(ctx context.Context, in *struct {
-			aPlaylist
-			itemsPage
+			OnePlaylist
+			ItemsPage
 			Revision int64 `path:"revision" minimum:"1"`
 		}) (*answer[api.PlaylistItems], error) {
 			return reply(cp.playlist.Items(ctx, principal(ctx).UserID, in.ID, in.Revision, in.Cursor, in.Limit))
@@ -218,25 +231,25 @@ func (cp *ControlPlane) playlistHistory(a huma.API) {
 	register(cp, a, playlistOp("list-playlist-revisions", http.MethodGet, "/v1/playlists/{id}/revisions", "What was changed, newest first",
 		"For people in the playlist. Kept are the last 500 changes, none older than 90 days, and fewer when they moved or removed very many entries (50000 in all); the last one always."),
 		func(ctx context.Context, in *struct {
-			aPlaylist
-			pageQuery
+			OnePlaylist
+			ListPage
 		}) (*answer[api.Page[api.PlaylistRevision]], error) {
 			return reply(cp.playlist.Revisions(ctx, principal(ctx).UserID, in.ID, in.Cursor, in.Limit))
 		})
 	register(cp, a, playlistOp("undo-playlist", http.MethodPost, "/v1/playlists/{id}/undo", "Take changes back",
 		"As one new revision. What was added goes, what was removed comes back to its place, what was moved goes back, name, description and cover get their former value; each only where nobody changed the same thing since, so nothing that others did is lost. Undo again takes back the change before. Undoing an undo by its number is a redo. Visibility, owner and people are not undone. 409 (nothing-to-undo) when there is nothing."),
 		func(ctx context.Context, in *struct {
-			aPlaylist
-			ifMatch
-			Body api.UndoPlaylist `required:"false"`
+			OnePlaylist
+			IfMatching
+			Body *api.UndoPlaylist
 		}) (*revised[api.Playlist], error) {
-			return onePlaylist(cp.playlist.Undo(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
+			return onePlaylist(cp.playlist.Undo(ctx, principal(ctx).UserID, in.ID, in.match(), orZero(in.Body)))
 		})
 	register(cp, a, playlistOp("restore-playlist", http.MethodPost, "/v1/playlists/{id}/restore", "Go back to a revision",
 		"As one new revision, which can be undone. The items of then are back, in the order of then. What was added since stays between its neighbours when others added it (keep: others, the default), always (all), or never (none). Name, description, cover and visibility stay as they are."),
 		func(ctx context.Context, in *struct {
-			aPlaylist
-			ifMatch
+			OnePlaylist
+			IfMatching
 			Body api.RestorePlaylist
 		}) (*revised[api.Playlist], error) {
 			return onePlaylist(cp.playlist.Restore(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body))
@@ -244,12 +257,12 @@ func (cp *ControlPlane) playlistHistory(a huma.API) {
 }
 
 func (cp *ControlPlane) playlistPeople(a huma.API) {
-	type aPerson struct {
-		aPlaylist
+	type OnePerson struct {
+		OnePlaylist
 		UserID string `path:"user_id" maxLength:"26"`
 	}
 	register(cp, a, playlistOp("list-playlist-collaborators", http.MethodGet, "/v1/playlists/{id}/collaborators", "The people in it", "The owner first; for those who are in it."),
-		func(ctx context.Context, in *aPlaylist) (*answer[api.Page[api.Collaborator]], error) {
+		func(ctx context.Context, in *OnePlaylist) (*answer[api.Page[api.Collaborator]], error) {
 			list, err := cp.playlist.Collaborators(ctx, principal(ctx).UserID, in.ID)
 			return reply(api.Page[api.Collaborator]{Items: list}, err)
 		})
@@ -257,20 +270,20 @@ func (cp *ControlPlane) playlistPeople(a huma.API) {
 		"Only the owner. Who is invited sees the playlist at once, and has the role after accepting it with PUT /v1/me/library/playlists/{id}. At most 100 people.")
 	op.DefaultStatus = http.StatusNoContent
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		aPerson
+		OnePerson
 		Body api.SetCollaborator
 	}) (*struct{}, error) {
 		return nil, cp.playlist.Invite(ctx, principal(ctx).UserID, in.ID, in.UserID, in.Body.Role)
 	})
 	register(cp, a, playlistOp("delete-playlist-collaborator", http.MethodDelete, "/v1/playlists/{id}/collaborators/{user_id}", "Take somebody out, or leave",
 		"The owner takes out anybody, everybody else themselves. A share link lets people in again until it is revoked."),
-		func(ctx context.Context, in *aPerson) (*struct{}, error) {
+		func(ctx context.Context, in *OnePerson) (*struct{}, error) {
 			return nil, cp.playlist.Dismiss(ctx, principal(ctx).UserID, in.ID, in.UserID)
 		})
 	register(cp, a, playlistOp("hand-over-playlist", http.MethodPost, "/v1/playlists/{id}/owner", "Make a collaborator the owner", "Only the owner, who stays as an editor."),
 		func(ctx context.Context, in *struct {
-			aPlaylist
-			ifMatch
+			OnePlaylist
+			IfMatching
 			Body api.NewOwner
 		}) (*revised[api.Playlist], error) {
 			return onePlaylist(cp.playlist.HandOver(ctx, principal(ctx).UserID, in.ID, in.match(), in.Body.UserID))
@@ -283,7 +296,7 @@ func (cp *ControlPlane) playlistPeople(a huma.API) {
 		})
 
 	register(cp, a, playlistOp("list-playlist-share-links", http.MethodGet, "/v1/playlists/{id}/share-links", "The links that open it", "Only for the owner; without their tokens."),
-		func(ctx context.Context, in *aPlaylist) (*answer[api.Page[api.ShareLink]], error) {
+		func(ctx context.Context, in *OnePlaylist) (*answer[api.Page[api.ShareLink]], error) {
 			list, err := cp.playlist.Links(ctx, principal(ctx).UserID, in.ID)
 			return reply(api.Page[api.ShareLink]{Items: list}, err)
 		})
@@ -291,14 +304,14 @@ func (cp *ControlPlane) playlistPeople(a huma.API) {
 		"Only the owner. The token is told once. With the role editor it is a link for collaborators. At most 50 at a time.")
 	op.DefaultStatus = http.StatusCreated
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		aPlaylist
-		Body api.NewShareLink `required:"false"`
+		OnePlaylist
+		Body *api.NewShareLink
 	}) (*answer[api.ShareLink], error) {
-		return reply(cp.playlist.Share(ctx, principal(ctx).UserID, in.ID, in.Body))
+		return reply(cp.playlist.Share(ctx, principal(ctx).UserID, in.ID, orZero(in.Body)))
 	})
 	register(cp, a, playlistOp("delete-playlist-share-link", http.MethodDelete, "/v1/playlists/{id}/share-links/{link_id}", "Revoke a link", "Who came in through it stays."),
 		func(ctx context.Context, in *struct {
-			aPlaylist
+			OnePlaylist
 			Link string `path:"link_id" minLength:"26" maxLength:"26"`
 		}) (*struct{}, error) {
 			return nil, cp.playlist.Unshare(ctx, principal(ctx).UserID, in.ID, in.Link)
@@ -322,7 +335,7 @@ func (cp *ControlPlane) playlistLibrary(a huma.API) {
 	register(cp, a, playlistOp("list-playlists", http.MethodGet, "/v1/playlists", "One's own list: own, shared and followed playlists",
 		"Sort custom is folder by folder, as one arranged them; the folders' own order is in GET /v1/me/playlist-folders. A followed playlist that is not public any more is not shown."),
 		func(ctx context.Context, in *struct {
-			pageQuery
+			ListPage
 			Folder string `query:"folder" maxLength:"26" doc:"a folder's id, or top: those in no folder; default: all"`
 			Kind   string `query:"kind" enum:"own,shared,followed" doc:"default: all"`
 			Sort   string `query:"sort" enum:"custom,name,updated,added" default:"custom" doc:"updated and added: newest first"`
@@ -331,24 +344,24 @@ func (cp *ControlPlane) playlistLibrary(a huma.API) {
 		})
 	register(cp, a, playlistOp("list-playlists-of-user", http.MethodGet, "/v1/users/{id}/playlists", "Somebody's public playlists, newest first", ""),
 		func(ctx context.Context, in *struct {
-			byID
-			pageQuery
+			ID string `path:"id" minLength:"26" maxLength:"26"`
+			ListPage
 		}) (*answer[api.Page[api.Playlist]], error) {
 			return reply(cp.playlist.PublicOf(ctx, principal(ctx).UserID, in.ID, in.Cursor, in.Limit))
 		})
 	register(cp, a, playlistOp("keep-playlist", http.MethodPut, "/v1/me/library/playlists/{id}", "Follow a public playlist, or accept an invitation", "It is put on top of one's list. A repeat is harmless."),
-		func(ctx context.Context, in *aPlaylist) (*revised[api.Playlist], error) {
+		func(ctx context.Context, in *OnePlaylist) (*revised[api.Playlist], error) {
 			return onePlaylist(cp.playlist.Keep(ctx, principal(ctx).UserID, in.ID))
 		})
 	register(cp, a, playlistOp("drop-playlist", http.MethodDelete, "/v1/me/library/playlists/{id}", "Unfollow, decline an invitation, or leave",
 		"One's own playlist cannot be dropped (403): delete it or hand it over. A repeat is harmless."),
-		func(ctx context.Context, in *aPlaylist) (*struct{}, error) {
+		func(ctx context.Context, in *OnePlaylist) (*struct{}, error) {
 			return nil, cp.playlist.Drop(ctx, principal(ctx).UserID, in.ID)
 		})
 	op := playlistOp("place-playlist", http.MethodPatch, "/v1/me/library/playlists/{id}", "Move a playlist within one's list", "Into a folder, or before or after another one of the same folder.")
 	op.DefaultStatus = http.StatusNoContent
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		aPlaylist
+		OnePlaylist
 		Body api.LibraryPlace
 	}) (*struct{}, error) {
 		return nil, cp.playlist.Place(ctx, principal(ctx).UserID, in.ID, in.Body)
@@ -366,7 +379,7 @@ func (cp *ControlPlane) playlistLibrary(a huma.API) {
 	})
 	register(cp, a, playlistOp("change-playlist-folder", http.MethodPatch, "/v1/me/playlist-folders/{id}", "Rename or move a folder", "With all that is in it; not into itself."),
 		func(ctx context.Context, in *struct {
-			byID
+			ID   string `path:"id" minLength:"26" maxLength:"26"`
 			Body api.PlaylistFolderChange
 		}) (*answer[api.PlaylistFolder], error) {
 			return reply(cp.playlist.ChangeFolder(ctx, principal(ctx).UserID, in.ID, in.Body))
