@@ -273,7 +273,7 @@ func (s *Service) Restore(ctx context.Context, who, id string, match Match, in a
 			return fmt.Errorf("revision %d of playlist %s: %w", in.Revision, id, media.ErrNotFound)
 		}
 		c.recorded, c.of = true, []int64{in.Revision}
-		then, err := c.placements(`from_revision <= $2 AND to_revision > $2`, in.Revision)
+		then, err := c.placements(`from_revision <= $2 AND to_revision + 0 > $2`, in.Revision)
 		if err != nil {
 			return err
 		}

