@@ -347,7 +347,7 @@ func (cp *ControlPlane) playlistLibrary(a huma.API) {
 			ID string `path:"id" minLength:"26" maxLength:"26"`
 			ListPage
 		}) (*answer[api.Page[api.Playlist]], error) {
-			return reply(cp.playlist.PublicOf(ctx, principal(ctx).UserID, in.ID, in.Cursor, in.Limit))
+			return reply(cp.playlist.PublicOf(ctx, in.ID, in.Cursor, in.Limit))
 		})
 	register(cp, a, playlistOp("keep-playlist", http.MethodPut, "/v1/me/library/playlists/{id}", "Follow a public playlist, or accept an invitation", "It is put on top of one's list. A repeat is harmless."),
 		func(ctx context.Context, in *OnePlaylist) (*revised[api.Playlist], error) {

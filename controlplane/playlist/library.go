@@ -326,7 +326,7 @@ func (s *Service) List(ctx context.Context, who string, q Query) (api.Page[api.L
 }
 
 // PublicOf pages through the public playlists that somebody owns, newest first.
-func (s *Service) PublicOf(ctx context.Context, who, owner, cursor string, limit int) (api.Page[api.Playlist], error) {
+func (s *Service) PublicOf(ctx context.Context, owner, cursor string, limit int) (api.Page[api.Playlist], error) {
 	out := api.Page[api.Playlist]{Items: []api.Playlist{}}
 	if !media.ValidID(owner) || cursor != "" && !media.ValidID(cursor) {
 		return out, fmt.Errorf("user or cursor is not one of ours: %w", media.ErrInvalid)

@@ -270,12 +270,12 @@ func testFollowing(t *testing.T, e *env) {
 	if p, err = e.Get(ctx, bob, id); err != nil || p.Followers != 0 || p.InLibrary {
 		t.Errorf("%+v %v", p, err)
 	}
-	page, err := e.PublicOf(ctx, bob, ada, "", 10)
+	page, err := e.PublicOf(ctx, ada, "", 10)
 	must(t, err)
 	if len(page.Items) != 1 || page.Items[0].ID != id {
 		t.Errorf("%+v", page)
 	}
-	_, err = e.PublicOf(ctx, bob, "\x00", "", 10)
+	_, err = e.PublicOf(ctx, "\x00", "", 10)
 	fails(t, "an odd id", err, media.ErrInvalid)
 }
 
