@@ -18,6 +18,7 @@ import (
 	"segue/controlplane/fleet"
 	"segue/controlplane/identity"
 	"segue/controlplane/playback"
+	"segue/controlplane/playlist"
 	"segue/controlplane/plays"
 	"segue/controlplane/search"
 	"segue/controlplane/store"
@@ -66,10 +67,12 @@ type ControlPlane struct {
 	identity *identity.Service
 	catalog  *catalog.Service
 	playback *playback.Service
+	playlist *playlist.Service
 	fleet    *fleet.Service
 	ingest   *plays.Ingest
 	sink     *plays.Sink // nil: no ClickHouse
 	tokens   *identity.Keys
+	personal []identity.Personal // what services keep of people
 	handler  http.Handler
 	metrics  *metrics
 }
@@ -137,6 +140,8 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		id, private := cp.tokens.Current()
 		return cat.Key{ID: id, Alg: cat.EdDSA, Private: private}
 	})
+	cp.playlist = playlist.New(cp.db, playlist.Deps{Tracks: cp.catalog.TracksByID, Names: cp.displayNames, Put: objects.Put})
+	cp.personal = append(cp.personal, identity.Personal{Name: "playlists", Export: cp.playlist.Export, Forget: cp.playlist.Forget})
 	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
 	cp.identity.SetPersonal([]identity.Personal{}) // what each service keeps of people
 	cp.handler = cp.routes()
@@ -166,6 +171,20 @@ func (cp *ControlPlane) granted(ctx context.Context, playID string) (plays.Play,
 		return plays.Play{}, err
 	}
 	return plays.Play{UserID: p.UserID, Plan: p.Plan, Version: p.Version, CreatedAt: p.CreatedAt, ExpiresAt: p.ExpiresAt, Track: t.Track}, nil
+}
+
+// displayNames returns the names of those of the accounts that there are.
+func (cp *ControlPlane) displayNames(ctx context.Context, ids ...string) (map[string]string, error) {
+	names := map[string]string{}
+	for _, id := range ids {
+		u, err := cp.identity.User(ctx, id)
+		if err == nil {
+			names[id] = u.DisplayName
+		} else if !errors.Is(err, media.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return names, nil
 }
 
 // PutUser makes an account, or does nothing when the address has one: for accounts that an operator declares.

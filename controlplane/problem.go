@@ -12,6 +12,7 @@ import (
 	"segue/controlplane/fleet"
 	"segue/controlplane/identity"
 	"segue/controlplane/playback"
+	"segue/controlplane/playlist"
 	"segue/media"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -32,11 +33,14 @@ var problems = []struct {
 	{catalog.ErrMissing, http.StatusConflict, "object-missing"},
 	{catalog.ErrNoMedia, http.StatusConflict, "no-media"},
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
+	{playlist.ErrLimit, http.StatusConflict, "limit-reached"},
+	{playlist.ErrNothing, http.StatusConflict, "nothing-to-undo"},
 	{playback.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
 	{media.ErrInvalid, http.StatusBadRequest, "invalid-request"},
 	{media.ErrNoAccess, http.StatusUnauthorized, "unauthenticated"},
 	{media.ErrDenied, http.StatusForbidden, "forbidden"},
 	{media.ErrNotFound, http.StatusNotFound, "not-found"},
+	{media.ErrChanged, http.StatusPreconditionFailed, "precondition-failed"},
 	{media.ErrTooLarge, http.StatusRequestEntityTooLarge, "too-large"},
 	{media.ErrCorrupt, http.StatusUnprocessableEntity, "digest-mismatch"},
 	{media.ErrBusy, http.StatusServiceUnavailable, "busy"},

@@ -53,6 +53,7 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.userRoutes(a)
 	cp.catalogRoutes(a, router)
 	cp.playbackRoutes(a)
+	cp.playlistRoutes(a)
 	cp.ingestRoutes(a, router)
 	cp.fleetRoutes(a)
 	cp.pageRoutes(router)
@@ -83,6 +84,9 @@ func register[I, O any](cp *ControlPlane, a huma.API, op huma.Operation, handle 
 			p.Instance = requestID(ctx)
 			if t, ok := errors.AsType[*identity.Throttled](err); ok {
 				return nil, huma.ErrorWithHeaders(&p, http.Header{"Retry-After": {strconv.Itoa(int(math.Ceil(t.Wait.Seconds())))}})
+			}
+			if h, ok := errors.AsType[huma.HeadersError](err); ok {
+				return nil, huma.ErrorWithHeaders(&p, h.GetHeaders())
 			}
 			return nil, &p
 		}
