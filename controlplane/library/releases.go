@@ -1,0 +1,70 @@
+package library
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"segue/controlplane/api"
+	"segue/media"
+)
+
+// Releases pages through the albums of followed artists, newest release first; what is to come is not shown before its
+// day (in UTC). It reads the index of the catalogue's albums by artist and date, 20,000 short entries for 2,000 artists
+// with ten albums each, and keeps the newest.
+func (s *Service) Releases(ctx context.Context, userID, cursor string, limit int) (p api.Page[api.Album], err error) {
+	date, id, err := parseRelease(cursor)
+	if err != nil {
+		return p, err
+	}
+	rows, err := s.db.QueryContext(ctx, `SELECT a.date, a.id FROM followed_artists f JOIN albums a ON a.artist_id = f.item_id
+		WHERE f.user_id = $1 AND a.date > '' AND a.date <= $2 AND (a.date < $2 OR a.id < $3) ORDER BY a.date DESC, a.id DESC LIMIT $4`, userID, date, id, limit+1)
+	if err != nil {
+		return p, err
+	}
+	defer rows.Close()
+	p.Items = []api.Album{}
+	var list []string
+	for rows.Next() {
+		if len(list) == limit {
+			p.Next = base64.RawURLEncoding.EncodeToString([]byte(date + " " + list[limit-1]))
+			break
+		}
+		if err := rows.Scan(&date, &id); err != nil {
+			return p, err
+		}
+		list = append(list, id)
+	}
+	if err := rows.Err(); err != nil {
+		return p, err
+	}
+	rows.Close()
+	albums, err := s.ask.Albums(ctx, list...)
+	known := map[string]api.Album{}
+	for _, a := range albums {
+		known[string(a.ID)] = a
+	}
+	for _, id := range list {
+		if a, ok := known[id]; ok { // else it left the catalogue just now
+			p.Items = append(p.Items, a)
+		}
+	}
+	return p, err
+}
+
+// parseRelease of "" is behind today's last album. Dates are of ISO 8601 with the day or month left out, as files have
+// them, so that their texts are in order of time.
+func parseRelease(cursor string) (date, id string, err error) {
+	if cursor == "" {
+		return time.Now().UTC().Format(time.DateOnly), "~", nil // "~" is behind all ids
+	}
+	b, err := base64.RawURLEncoding.DecodeString(cursor)
+	i := strings.LastIndexByte(string(b), ' ')
+	if err != nil || i < 0 || !media.ValidID(string(b[i+1:])) || !utf8.Valid(b) || strings.ContainsRune(string(b), 0) {
+		return "", "", fmt.Errorf("cursor is not one of ours: %w", media.ErrInvalid)
+	}
+	return string(b[:i]), string(b[i+1:]), nil
+}
