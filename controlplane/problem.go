@@ -12,6 +12,7 @@ import (
 	"segue/controlplane/fleet"
 	"segue/controlplane/identity"
 	"segue/controlplane/playback"
+	"segue/controlplane/player"
 	"segue/media"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -27,6 +28,9 @@ var problems = []struct {
 	{catalog.ErrMissing, http.StatusConflict, "object-missing"},
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
 	{playback.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
+	{player.ErrNotActive, http.StatusConflict, "not-active"},
+	{player.ErrNoActive, http.StatusConflict, "no-active-device"},
+	{media.ErrChanged, http.StatusPreconditionFailed, "changed"},
 	{media.ErrInvalid, http.StatusBadRequest, "invalid-request"},
 	{media.ErrNoAccess, http.StatusUnauthorized, "unauthenticated"},
 	{media.ErrDenied, http.StatusForbidden, "forbidden"},

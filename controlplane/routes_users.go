@@ -29,7 +29,10 @@ func (cp *ControlPlane) userRoutes(a huma.API) {
 	op = operation("sign-out", http.MethodDelete, "/v1/sessions/current", tag, "Sign out", needUser)
 	op.DefaultStatus = http.StatusNoContent
 	register(cp, a, op, func(ctx context.Context, _ *struct{}) (*struct{}, error) {
-		return nil, cp.identity.SignOut(ctx, principal(ctx).SessionID)
+		p := principal(ctx)
+		err := cp.identity.SignOut(ctx, p.SessionID)
+		cp.player.SessionEnded(p.UserID)
+		return nil, err
 	})
 	register(cp, a, operation("me", http.MethodGet, "/v1/me", tag, "One's own account", needUser), func(ctx context.Context, _ *struct{}) (*answer[api.User], error) {
 		return reply(cp.identity.User(ctx, principal(ctx).UserID))

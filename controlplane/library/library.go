@@ -219,6 +219,15 @@ func (s *Service) Contains(ctx context.Context, userID string, kind Kind, ids []
 	return out, rows.Err()
 }
 
+// Has returns nil when the item is in the list, else media.ErrNotFound.
+func (s *Service) Has(ctx context.Context, userID string, kind Kind, id string) error {
+	in, err := s.Contains(ctx, userID, kind, []string{id})
+	if err == nil && !in[id] {
+		err = fmt.Errorf("%s %s: %w", kind, id, media.ErrNotFound)
+	}
+	return err
+}
+
 // Counts returns the sizes of a person's lists.
 func (s *Service) Counts(ctx context.Context, userID string) (c api.LibraryCounts, err error) {
 	err = s.db.QueryRowContext(ctx, `SELECT tracks, albums, artists, users, followers FROM listeners WHERE user_id = $1`, userID).

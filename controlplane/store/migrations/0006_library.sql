@@ -38,13 +38,15 @@ CREATE TABLE recent_plays (
 CREATE INDEX recent_plays_newest ON recent_plays(user_id, played_at, play_id);
 CREATE INDEX albums_releases ON albums(artist_id, date, id);
 
--- The player of a person, over all devices. seq counts the changes of it; state_seq, queue_seq and devices_seq are its value when that part
--- last changed, so that one number tells a stream what it has not seen. entry_id is the queue's current entry.
+-- The player of a person, over all devices. seq counts its changes; state_seq, queue_seq and devices_seq are what it was when that part
+-- last changed, so that one number tells a stream what it has not seen. queue_entry is the current entry of the queue, and queue_position_ms
+-- where to go on in it, placed_seq when somebody put it there other than by playing; from track_id on it is what the active device says that it does.
 CREATE TABLE players (
   user_id TEXT PRIMARY KEY REFERENCES users(id) ON DELETE CASCADE,
-  seq BIGINT NOT NULL DEFAULT 0, state_seq BIGINT NOT NULL DEFAULT 0, queue_seq BIGINT NOT NULL DEFAULT 0, devices_seq BIGINT NOT NULL DEFAULT 0,
-  active_device TEXT NOT NULL DEFAULT '', track_id TEXT NOT NULL DEFAULT '', entry_id TEXT NOT NULL DEFAULT '', play_id TEXT NOT NULL DEFAULT '',
-  position_ms BIGINT NOT NULL DEFAULT 0, paused BIGINT NOT NULL DEFAULT 1, volume BIGINT NOT NULL DEFAULT 100, reported_at BIGINT NOT NULL DEFAULT 0
+  seq BIGINT NOT NULL, state_seq BIGINT NOT NULL DEFAULT 0, queue_seq BIGINT NOT NULL DEFAULT 0, devices_seq BIGINT NOT NULL DEFAULT 0,
+  active_device TEXT NOT NULL DEFAULT '', queue_entry TEXT NOT NULL DEFAULT '', queue_position_ms BIGINT NOT NULL DEFAULT 0, placed_seq BIGINT NOT NULL DEFAULT 0,
+  track_id TEXT NOT NULL DEFAULT '', entry_id TEXT NOT NULL DEFAULT '', play_id TEXT NOT NULL DEFAULT '', position_ms BIGINT NOT NULL DEFAULT 0,
+  paused BIGINT NOT NULL DEFAULT 1, volume BIGINT NOT NULL DEFAULT 100, reported_at BIGINT NOT NULL DEFAULT 0
 );
 -- Apart from players: it may be long, and reports of the state must not rewrite it. entries is JSON; entries_made gives each a name of its own.
 CREATE TABLE queues (
