@@ -47,6 +47,7 @@ type Config struct {
 	GeoDB      string // MMDB file; empty: none
 	Home       geo.Place
 	PerSecond  float64 // requests of one address or account; 0: 100, negative: no limit
+	Identity   identity.Config
 	Version    string
 }
 
@@ -73,7 +74,6 @@ type ControlPlane struct {
 	ingest   *plays.Ingest
 	sink     *plays.Sink // nil: no ClickHouse
 	tokens   *identity.Keys
-	personal []identity.Personal // what services keep of people
 	handler  http.Handler
 	metrics  *metrics
 }
@@ -86,6 +86,9 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	cfg.Replica, cfg.Replicas, cfg.PerSecond = cmp.Or(cfg.Replica, "one"), cmp.Or(cfg.Replicas, 1), cmp.Or(cfg.PerSecond, 100)
 	if len(cfg.PlaysKey) < 16 {
 		return nil, serve.Setupf("the key for pseudonyms in the play logs has %d bytes, want at least 16", len(cfg.PlaysKey))
+	}
+	if err := cfg.Identity.OIDC.Validate(); err != nil {
+		return nil, serve.SetupError{Err: err}
 	}
 	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg)}
 	defer func() {
@@ -109,10 +112,10 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if cp.index, err = search.Open(filepath.Join(cfg.Data, "search")); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
-	if cp.identity, err = identity.New(ctx, cp.db); err != nil {
+	if cp.identity, err = identity.New(ctx, cp.db, cfg.Identity); err != nil {
 		return nil, err
 	}
-	if cp.tokens, err = identity.OpenKeys(ctx, cp.db, "tokens"); err != nil {
+	if cp.tokens, err = identity.OpenKeys(ctx, cp.db, identity.PurposeTokens); err != nil {
 		return nil, err
 	}
 	if cfg.AdminToken != "" {
@@ -139,13 +142,15 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		return cat.Key{ID: id, Alg: cat.EdDSA, Private: private}
 	})
 	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
-	cp.player = player.New(cp.db, cp.notices(), player.Sources{Devices: cp.identity.DeviceNames, Ended: cp.identity.EndedSessions, Tracks: cp.catalog.TracksByID}, log)
+	cp.player = player.New(cp.db, cp.notices(), player.Sources{Devices: cp.identity.DeviceNames, Ended: cp.identity.SessionEnded, Tracks: cp.catalog.TracksByID}, log)
 	cp.library = library.New(cp.db, library.Sources{Tracks: cp.catalog.TracksByID, Albums: cp.catalog.AlbumsByID, Artists: cp.catalog.ArtistsByID,
 		People: cp.people, Playing: cp.playing})
 	cp.ingest.Heard = cp.heard
-	cp.personal = append(cp.personal, identity.Personal{Name: "library", Export: cp.library.Export, Forget: cp.library.Forget},
-		identity.Personal{Name: "player", Export: cp.player.Export, DeviceRemoved: cp.player.DeviceRemoved})
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "segue_api_streams", Help: "Event streams that are open."}, func() float64 { return float64(cp.player.Streams()) }))
+	cp.identity.SetPersonal([]identity.Personal{ // what each service keeps of people
+		{Name: "library", Export: cp.library.Export, Forget: cp.library.Forget},
+		{Name: "player", Export: cp.player.Export, DeviceRemoved: cp.player.DeviceRemoved},
+	})
 	cp.handler = cp.routes()
 	return cp, nil
 }
@@ -156,6 +161,7 @@ func (cp *ControlPlane) verifyKeys() []api.TokenKey {
 	for id, public := range cp.tokens.Public() {
 		out = append(out, api.TokenKey{ID: id, Alg: cat.EdDSA, Key: public})
 	}
+	slices.SortFunc(out, func(a, b api.TokenKey) int { return cmp.Compare(a.ID, b.ID) }) // else the revision of every edge's config would change by itself
 	return out
 }
 
@@ -250,7 +256,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	defer stop()
-	failed := make(chan error, 4)
+	failed := make(chan error, 8)
 	start := func(name string, f func(context.Context) error) {
 		workers.Go(func() {
 			if err := f(work); err != nil && work.Err() == nil {
@@ -269,6 +275,14 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	})
 	start("purges", cp.fleet.WatchPurges)
 	start("player streams", cp.player.Run)
+	start("identity", func(ctx context.Context) error {
+		cp.identity.Run(ctx, func(err error) { cp.log.Warn("identity is not up to date", "err", err) })
+		return nil
+	})
+	start("media token keys", func(ctx context.Context) error {
+		cp.tokens.Run(ctx, func(err error) { cp.log.Warn("media token keys are not up to date", "err", err) })
+		return nil
+	})
 	if cp.sink != nil {
 		start("clickhouse sink", func(ctx context.Context) error { return cp.sink.Run(ctx, cp.events) })
 	}

@@ -25,6 +25,11 @@ var problems = []struct {
 	slug   string
 }{
 	{identity.ErrTaken, http.StatusConflict, "email-taken"},
+	{identity.ErrSuspended, http.StatusForbidden, "account-suspended"},
+	{identity.ErrFamilyFull, http.StatusConflict, "family-full"},
+	{identity.ErrInFamily, http.StatusConflict, "in-family"},
+	{identity.ErrOtherLink, http.StatusConflict, "other-account"},
+	{identity.ErrLastAdmin, http.StatusConflict, "last-admin-token"},
 	{catalog.ErrMissing, http.StatusConflict, "object-missing"},
 	{catalog.ErrNoMedia, http.StatusConflict, "no-media"},
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
@@ -51,6 +56,9 @@ var slugs = map[int]string{400: "invalid-request", 401: "unauthenticated", 403: 
 func (cp *ControlPlane) problem(ctx context.Context, err error) error {
 	if p, ok := errors.AsType[*api.Problem](err); ok {
 		return p
+	}
+	if t, ok := errors.AsType[*identity.Throttled](err); ok {
+		return newProblem(http.StatusTooManyRequests, "too-many-attempts", t.Error())
 	}
 	for _, k := range problems {
 		if errors.Is(err, k.is) {

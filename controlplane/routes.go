@@ -2,12 +2,16 @@ package controlplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"reflect"
+	"strconv"
 	"time"
 
 	"segue/controlplane/api"
+	"segue/controlplane/identity"
 	"segue/media"
 	"segue/web"
 
@@ -79,6 +83,9 @@ func register[I, O any](cp *ControlPlane, a huma.API, op huma.Operation, handle 
 		if err != nil {
 			p := *cp.problem(ctx, err).(*api.Problem)
 			p.Instance = requestID(ctx)
+			if t, ok := errors.AsType[*identity.Throttled](err); ok {
+				return nil, huma.ErrorWithHeaders(&p, http.Header{"Retry-After": {strconv.Itoa(int(math.Ceil(t.Wait.Seconds())))}})
+			}
 			return nil, &p
 		}
 		return out, nil
@@ -110,7 +117,9 @@ func (cp *ControlPlane) pageRoutes(router *httprouter.Router) {
 		}
 		fmt.Fprintln(w, "ready")
 	})
-	router.GET("/.well-known/jwks.json", func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) { writeJSON(w, cp.identity.JWKS()) })
+	router.GET("/.well-known/jwks.json", func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
+		writeJSON(w, cp.identity.Keys().JWKS())
+	})
 	router.GET("/r/*key", func(w http.ResponseWriter, r *http.Request, ps httprouter.Params) {
 		key, err := media.ParseKey(ps.ByName("key")[1:])
 		if err == nil && key.Protected() {

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"segue/controlplane"
+	"segue/controlplane/identity"
 	"segue/geo"
 	"segue/internal/serve"
 	"segue/origin/dirstore"
@@ -45,9 +46,19 @@ type cli struct {
 	Replica        string           `help:"Name of this replica." default:"one"`
 	Replicas       int              `help:"How many there are." default:"1"`
 	RateLimit      float64          `help:"Requests a second of one account or address; negative: no limit." default:"100"`
+	PremiumStreams int              `help:"Streams at a time of an account with a plan that is paid for." default:"1"`
+	OIDC           oidc             `embed:"" prefix:"oidc-"`
 	Pyroscope      string           `help:"Push profiles to this server; empty: none." placeholder:"URL"`
 	LogLevel       slog.Level       `help:"Least level logged: debug, info, warn, error." default:"info" placeholder:"LEVEL"`
 	LogJSON        bool             `help:"Log as JSON." name:"log-json"`
+}
+
+// oidc are the flags of sign-in through a provider.
+type oidc struct {
+	Issuer       string `help:"Let people sign in with this OpenID Connect provider; empty: with a password only." placeholder:"URL"`
+	ClientID     string `help:"Who we are there." name:"client-id" placeholder:"ID"`
+	SecretFile   string `help:"File with the client's secret; none: a public client." name:"client-secret-file" type:"path" placeholder:"FILE"`
+	RedirectBase string `help:"Our URL as browsers see it; the provider must allow it with /v1/sessions/oidc/callback." placeholder:"URL"`
 }
 
 func main() { serve.Main(run) }
@@ -66,10 +77,18 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	if cfg.Home, err = parseHome(c.Home); err != nil {
 		return err
 	}
+	cfg.Identity = identity.Config{PremiumStreams: c.PremiumStreams, OIDC: identity.OIDC{Issuer: c.OIDC.Issuer, ClientID: c.OIDC.ClientID, RedirectBase: c.OIDC.RedirectBase}}
+	if c.PremiumStreams < 1 {
+		return serve.Setupf("--premium-streams %d: want 1 or more", c.PremiumStreams)
+	}
 	for _, f := range []struct {
 		file string
 		to   func([]byte)
-	}{{c.AdminTokenFile, func(b []byte) { cfg.AdminToken = string(b) }}, {c.PlaysKeyFile, func(b []byte) { cfg.PlaysKey = b }}} {
+	}{{c.AdminTokenFile, func(b []byte) { cfg.AdminToken = string(b) }}, {c.PlaysKeyFile, func(b []byte) { cfg.PlaysKey = b }},
+		{c.OIDC.SecretFile, func(b []byte) { cfg.Identity.OIDC.ClientSecret = string(b) }}} {
+		if f.file == "" {
+			continue
+		}
 		b, err := os.ReadFile(f.file)
 		if err != nil {
 			return serve.SetupError{Err: err}

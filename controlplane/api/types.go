@@ -23,59 +23,6 @@ type FieldProblem struct {
 	Message  string `json:"message"`
 }
 
-// Plan is a subscription plan.
-type Plan string
-
-const (
-	PlanFree    Plan = "free"    // renditions up to 160 kbit/s, one stream
-	PlanPremium Plan = "premium" // all renditions, offline
-	PlanFamily  Plan = "family"  // premium for six members
-)
-
-// NewUser is the body of POST /v1/users. Password: 8 to 256 bytes.
-type NewUser struct {
-	Email       string `json:"email"`
-	Password    string `json:"password"`
-	DisplayName string `json:"display_name,omitempty"` // default: the part of Email before the @
-}
-
-// User is one's own account: POST /v1/users (201), GET /v1/me.
-type User struct {
-	ID          string    `json:"id"`
-	Email       string    `json:"email"`
-	DisplayName string    `json:"display_name"`
-	Plan        Plan      `json:"plan"`
-	CreatedAt   time.Time `json:"created_at"`
-}
-
-// NewSession is the body of POST /v1/sessions.
-type NewSession struct {
-	Email    string `json:"email"`
-	Password string `json:"password"`
-	Device   Device `json:"device" required:"false"`
-}
-
-// Device is where a session runs.
-type Device struct {
-	Type string `json:"type"` // web, phone, desktop, tv, speaker, cli
-	Name string `json:"name"`
-}
-
-// Session is the answer to POST /v1/sessions and /v1/sessions/refresh. AccessToken is a JWT signed by EdDSA
-// (keys at /.well-known/jwks.json) and goes into Authorization: Bearer. RefreshToken works once.
-type Session struct {
-	AccessToken      string `json:"access_token"`
-	TokenType        string `json:"token_type"` // Bearer
-	ExpiresInSeconds int    `json:"expires_in"`
-	RefreshToken     string `json:"refresh_token"`
-	User             User   `json:"user"`
-}
-
-// Refresh is the body of POST /v1/sessions/refresh.
-type Refresh struct {
-	RefreshToken string `json:"refresh_token"`
-}
-
 // Art is an album's picture. URL holds "{size}", to be replaced by one of Sizes; it is relative to the control
 // plane, which redirects to a near edge.
 type Art struct {

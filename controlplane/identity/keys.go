@@ -1,10 +1,14 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"segue/controlplane/api"
@@ -13,6 +17,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/oklog/ulid/v2"
+	"golang.org/x/sync/singleflight"
 )
 
 const (
@@ -20,53 +25,235 @@ const (
 	audience = "segue-api"
 )
 
-// Keys are the Ed25519 keys of one purpose, newest first: the first signs, all verify.
-type Keys struct{ list []signingKey }
+// Purposes of keys.
+const (
+	PurposeAccess = "access" // access tokens of the API
+	PurposeTokens = "tokens" // media tokens, checked by edges
+)
+
+// lives says how long keys of a purpose sign, and how long they verify after another one took over: longer than what
+// they signed lives.
+var lives = map[string]struct{ sign, verify time.Duration }{
+	PurposeAccess: {30 * 24 * time.Hour, time.Hour},
+	PurposeTokens: {90 * 24 * time.Hour, 45 * 24 * time.Hour},
+}
+
+const (
+	keysEvery = 5 // seconds between two looks for keys that others made or took back
+
+	// leadTime is from the making of a key to its first signature: until then every replica and edge has read of it.
+	leadTime = 2 * time.Minute
+)
+
+// Keys are the Ed25519 keys of one purpose, kept in SQL: the newest that has started signs, all verify. It is safe for
+// concurrent use.
+type Keys struct {
+	db      *store.DB
+	purpose string
+	list    atomic.Pointer[[]signingKey] // newest first
+
+	asking singleflight.Group // reloads for a key that is not known, one at a time
+	missed atomic.Int64       // Unix time of the last one, seconds
+}
 
 type signingKey struct {
-	id      string
-	private ed25519.PrivateKey
+	id        string
+	private   ed25519.PrivateKey
+	createdAt time.Time
+	startsAt  time.Time
 }
 
 // OpenKeys reads the keys of a purpose from SQL and makes the first one.
 func OpenKeys(ctx context.Context, db *store.DB, purpose string) (*Keys, error) {
-	for try := 0; ; try++ {
-		k, err := readKeys(ctx, db, purpose)
-		if err != nil || len(k.list) > 0 || try > 0 {
-			return k, err
+	if _, ok := lives[purpose]; !ok {
+		return nil, fmt.Errorf("bug: keys of purpose %q", purpose)
+	}
+	k := &Keys{db: db, purpose: purpose}
+	return k, k.ensure(ctx)
+}
+
+// ensure reloads, and makes a key that signs at once when there is none.
+func (k *Keys) ensure(ctx context.Context) error {
+	if err := k.Reload(ctx); !errors.Is(err, errNoKey) {
+		return err
+	}
+	// Two replicas that start together write two keys; both verify.
+	if _, err := k.insert(ctx, time.Now()); err != nil {
+		return err
+	}
+	return k.Reload(ctx)
+}
+
+func (k *Keys) insert(ctx context.Context, starts time.Time) (string, error) {
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return "", fmt.Errorf("bug: %w", err)
+	}
+	id, enc := ulid.Make().String(), base64.StdEncoding.EncodeToString
+	_, err = k.db.ExecContext(ctx, `INSERT INTO signing_keys (id, purpose, private_key, public_key, created_at, starts_at) VALUES ($1, $2, $3, $4, $5, $6)`,
+		id, k.purpose, enc(private.Seed()), enc(public), store.Micros(time.Now()), store.Micros(starts))
+	return id, err
+}
+
+var errNoKey = errors.New("no signing key")
+
+// Reload brings the keys up to date with SQL. When it fails, those at hand stay.
+func (k *Keys) Reload(ctx context.Context) error {
+	rows, err := k.db.QueryContext(ctx, `SELECT id, private_key, created_at, starts_at FROM signing_keys WHERE purpose = $1 AND retired_at = 0`, k.purpose)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var list []signingKey
+	for rows.Next() {
+		var key signingKey
+		var seed string
+		var created, starts int64
+		if err := rows.Scan(&key.id, &seed, &created, &starts); err != nil {
+			return err
 		}
-		public, private, err := ed25519.GenerateKey(nil)
-		if err != nil {
-			return nil, fmt.Errorf("bug: %w", err)
+		b, err := base64.StdEncoding.DecodeString(seed)
+		if err != nil || len(b) != ed25519.SeedSize {
+			return fmt.Errorf("signing key %s is damaged: %w", key.id, media.ErrCorrupt)
 		}
-		enc := base64.StdEncoding.EncodeToString
-		// Two replicas that start together write two keys; both verify.
-		if _, err := db.ExecContext(ctx, `INSERT INTO signing_keys (id, purpose, private_key, public_key, created_at) VALUES ($1, $2, $3, $4, $5)`,
-			ulid.Make().String(), purpose, enc(private.Seed()), enc(public), store.Micros(time.Now())); err != nil {
-			return nil, err
+		key.private, key.createdAt, key.startsAt = ed25519.NewKeyFromSeed(b), store.Time(created), store.Time(starts)
+		list = append(list, key)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	if len(list) == 0 {
+		return fmt.Errorf("purpose %s: %w", k.purpose, errNoKey)
+	}
+	slices.SortFunc(list, func(a, b signingKey) int { return cmp.Or(b.startsAt.Compare(a.startsAt), cmp.Compare(b.id, a.id)) })
+	k.list.Store(&list)
+	return nil
+}
+
+// Run reloads and rotates until ctx ends; failed hears of what did not work.
+func (k *Keys) Run(ctx context.Context, failed func(error)) {
+	tick := time.NewTicker(keysEvery * time.Second)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		err := k.Reload(ctx)
+		if err == nil && n%120 == 0 {
+			err = k.maintain(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			failed(fmt.Errorf("signing keys: %w", err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
 }
 
-func readKeys(ctx context.Context, db *store.DB, purpose string) (*Keys, error) {
-	rows, err := db.QueryContext(ctx, `SELECT id, private_key FROM signing_keys WHERE purpose = $1 AND retired_at = 0 ORDER BY id DESC`, purpose)
+// maintain makes a new key when the newest is old, and retires those that signed nothing that still lives. Two replicas
+// that do it together make two keys, which does no harm.
+func (k *Keys) maintain(ctx context.Context) error {
+	now, life, list := time.Now(), lives[k.purpose], *k.list.Load()
+	for i, key := range list {
+		if i > 0 && now.Sub(list[i-1].startsAt) > life.verify {
+			if err := k.retire(ctx, key.id); err != nil {
+				return err
+			}
+		}
+	}
+	if now.Sub(list[0].createdAt) < life.sign {
+		return nil
+	}
+	_, err := k.Rotate(ctx)
+	return err
+}
+
+// Rotate makes a key that will sign after leadTime. Those before it go on verifying.
+func (k *Keys) Rotate(ctx context.Context) (api.SigningKey, error) {
+	id, err := k.insert(ctx, time.Now().Add(leadTime))
 	if err != nil {
-		return nil, err
+		return api.SigningKey{}, err
 	}
-	defer rows.Close()
-	k := &Keys{}
-	for rows.Next() {
-		var id, seed string
-		if err := rows.Scan(&id, &seed); err != nil {
-			return nil, err
-		}
-		b, err := base64.StdEncoding.DecodeString(seed)
-		if err != nil || len(b) != ed25519.SeedSize {
-			return nil, fmt.Errorf("signing key %s is damaged: %w", id, media.ErrCorrupt)
-		}
-		k.list = append(k.list, signingKey{id, ed25519.NewKeyFromSeed(b)})
+	if err := k.Reload(ctx); err != nil {
+		return api.SigningKey{}, err
 	}
-	return k, rows.Err()
+	for _, key := range k.List() {
+		if key.ID == id {
+			return key, nil
+		}
+	}
+	return api.SigningKey{}, fmt.Errorf("signing key %s: %w", id, media.ErrNotFound) // retired again already
+}
+
+// Revoke takes a key back at once, for one that leaked: what it signed is worth nothing, within seconds on every
+// replica. When none is left that signs, one is made that does. Errors: media.ErrNotFound.
+func (k *Keys) Revoke(ctx context.Context, id string) error {
+	if err := k.retire(ctx, id); err != nil {
+		return err
+	}
+	if err := k.ensure(ctx); err != nil {
+		return err
+	}
+	if now := time.Now(); !slices.ContainsFunc(*k.list.Load(), func(key signingKey) bool { return !key.startsAt.After(now) }) {
+		if _, err := k.insert(ctx, now); err != nil {
+			return err
+		}
+		return k.Reload(ctx)
+	}
+	return nil
+}
+
+// retire keeps the row, so that it stays known when a key was in use, without the secret.
+func (k *Keys) retire(ctx context.Context, id string) error {
+	res, err := k.db.ExecContext(ctx, `UPDATE signing_keys SET retired_at = $1, private_key = '' WHERE id = $2 AND purpose = $3 AND retired_at = 0`, store.Micros(time.Now()), id, k.purpose)
+	return changedOne(res, err, "signing key")
+}
+
+// signer is the newest key that has started; or, where clocks differ, the oldest.
+func (k *Keys) signer(now time.Time) signingKey {
+	list := *k.list.Load()
+	for _, key := range list {
+		if !key.startsAt.After(now) {
+			return key
+		}
+	}
+	return list[len(list)-1]
+}
+
+// List is all keys, newest first.
+func (k *Keys) List() []api.SigningKey {
+	out, signer := []api.SigningKey{}, k.signer(time.Now())
+	for _, key := range *k.list.Load() {
+		out = append(out, api.SigningKey{ID: key.id, Purpose: k.purpose, CreatedAt: key.createdAt, StartsAt: key.startsAt, Signs: key.id == signer.id})
+	}
+	return out
+}
+
+// find returns the public half of a key. One that is not known may have been made by another replica just now: SQL is
+// asked, at most once a second, whatever strangers send.
+func (k *Keys) find(id any) (ed25519.PublicKey, bool) {
+	look := func() (ed25519.PublicKey, bool) {
+		for _, key := range *k.list.Load() {
+			if key.id == id {
+				return key.private.Public().(ed25519.PublicKey), true
+			}
+		}
+		return nil, false
+	}
+	if public, ok := look(); ok {
+		return public, true
+	}
+	_, _, _ = k.asking.Do("", func() (any, error) {
+		now := time.Now().Unix()
+		if k.missed.Swap(now) == now {
+			return nil, nil
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		_ = k.Reload(ctx) // Run reports what is wrong
+		return nil, nil
+	})
+	return look()
 }
 
 // claims is the body of an access token.
@@ -83,19 +270,18 @@ func (k *Keys) sign(p Principal, now time.Time) (string, error) {
 			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(accessFor))},
 		Session: p.SessionID, Device: p.DeviceID, Plan: p.Plan,
 	})
-	t.Header["kid"] = k.list[0].id
-	return t.SignedString(k.list[0].private)
+	key := k.signer(now)
+	t.Header["kid"] = key.id
+	return t.SignedString(key.private)
 }
 
 func (k *Keys) verify(token string, now time.Time) (Principal, error) {
 	var c claims
 	_, err := jwt.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
-		for _, key := range k.list {
-			if key.id == t.Header["kid"] {
-				return key.private.Public(), nil
-			}
+		if public, ok := k.find(t.Header["kid"]); ok {
+			return public, nil
 		}
-		return nil, fmt.Errorf("unknown key")
+		return nil, errNoKey
 	}, jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithIssuer(issuer), jwt.WithAudience(audience), jwt.WithExpirationRequired(), jwt.WithTimeFunc(func() time.Time { return now }))
 	if err != nil {
 		return Principal{}, fmt.Errorf("access token is not valid: %w", media.ErrNoAccess)
@@ -103,9 +289,10 @@ func (k *Keys) verify(token string, now time.Time) (Principal, error) {
 	return Principal{c.Subject, c.Session, c.Device, c.Plan}, nil
 }
 
-func (k *Keys) jwks() map[string]any {
+// JWKS is the public half of the keys, RFC 7517.
+func (k *Keys) JWKS() map[string]any {
 	list := []map[string]string{}
-	for _, key := range k.list {
+	for _, key := range *k.list.Load() {
 		// RFC 8037 2: an Ed25519 key is an OKP.
 		list = append(list, map[string]string{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": key.id,
 			"x": base64.RawURLEncoding.EncodeToString(key.private.Public().(ed25519.PublicKey))})
@@ -115,13 +302,14 @@ func (k *Keys) jwks() map[string]any {
 
 // Current is the key that signs: its id and private half.
 func (k *Keys) Current() (id string, private ed25519.PrivateKey) {
-	return k.list[0].id, k.list[0].private
+	key := k.signer(time.Now())
+	return key.id, key.private
 }
 
 // Public lists id and public half of all keys that verify.
 func (k *Keys) Public() map[string]ed25519.PublicKey {
 	out := map[string]ed25519.PublicKey{}
-	for _, key := range k.list {
+	for _, key := range *k.list.Load() {
 		out[key.id] = key.private.Public().(ed25519.PublicKey)
 	}
 	return out

@@ -139,7 +139,7 @@ func (s *Service) FollowedArtists(ctx context.Context, userID, cursor string, li
 	p.Items, p.Next = []api.FollowedArtist{}, next
 	for _, e := range list {
 		a := known[media.ArtistID(e.id)]
-		p.Items = append(p.Items, api.FollowedArtist{ID: media.ArtistID(e.id), AddedAt: e.at, Available: a != nil, Artist: a})
+		p.Items = append(p.Items, api.FollowedArtist{ID: media.ArtistID(e.id), AddedAt: e.at, Available: a != nil && (a.Unavailable == "" || a.MergedInto != ""), Artist: a})
 	}
 	return p, err
 }

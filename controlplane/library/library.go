@@ -122,18 +122,22 @@ func (s *Service) Put(ctx context.Context, userID string, kind Kind, id string) 
 	})
 }
 
-// resolve finds an item in the catalogue.
+// resolve finds an item in the catalogue; an artist who was merged into another one is that one.
 func (s *Service) resolve(ctx context.Context, kind Kind, id string) (string, bool, error) {
 	switch kind {
 	case Tracks:
 		list, err := s.ask.Tracks(ctx, id)
-		return id, len(list) > 0, err
+		return id, len(list) > 0 && list[0].Unavailable != api.Removed, err
 	case Albums:
 		list, err := s.ask.Albums(ctx, id)
-		return id, len(list) > 0, err
+		return id, len(list) > 0 && list[0].Unavailable != api.Removed, err
 	default:
 		list, err := s.ask.Artists(ctx, id)
-		return id, len(list) > 0, err
+		if err == nil && len(list) > 0 && list[0].MergedInto != "" {
+			id = string(list[0].MergedInto)
+			list, err = s.ask.Artists(ctx, id)
+		}
+		return id, len(list) > 0 && list[0].Unavailable != api.Removed, err
 	}
 }
 
@@ -311,7 +315,7 @@ func (s *Service) tracks(ctx context.Context, ids ...string) (map[media.TrackID]
 	return out, err
 }
 
-func playable(t *api.Track) bool { return t != nil }
+func playable(t *api.Track) bool { return t != nil && t.Unavailable == "" }
 
 // SavedAlbums pages through the liked albums, newest first.
 func (s *Service) SavedAlbums(ctx context.Context, userID, cursor string, limit int) (p api.Page[api.SavedAlbum], err error) {
@@ -327,7 +331,7 @@ func (s *Service) SavedAlbums(ctx context.Context, userID, cursor string, limit 
 	p.Items, p.Next = []api.SavedAlbum{}, next
 	for _, e := range list {
 		a := known[media.AlbumID(e.id)]
-		p.Items = append(p.Items, api.SavedAlbum{ID: media.AlbumID(e.id), AddedAt: e.at, Available: a != nil, Album: a})
+		p.Items = append(p.Items, api.SavedAlbum{ID: media.AlbumID(e.id), AddedAt: e.at, Available: a != nil && a.Unavailable == "", Album: a})
 	}
 	return p, err
 }

@@ -20,8 +20,13 @@ func (s *Service) Releases(ctx context.Context, userID, cursor string, limit int
 	if err != nil {
 		return p, err
 	}
-	rows, err := s.db.QueryContext(ctx, `SELECT a.date, a.id FROM followed_artists f JOIN albums a ON a.artist_id = f.item_id
-		WHERE f.user_id = $1 AND a.date > '' AND a.date <= $2 AND (a.date < $2 OR a.id < $3) ORDER BY a.date DESC, a.id DESC LIMIT $4`, userID, date, id, limit+1)
+	// An album's first artist is in its row, further ones are credits. Who was merged goes on under another id.
+	const followed = `FROM followed_artists f JOIN artists r ON r.id = f.item_id JOIN `
+	const artist = `= CASE WHEN r.merged_into = '' THEN r.id ELSE r.merged_into END`
+	const where = ` WHERE f.user_id = $1 AND a.removed_at = 0 AND a.date > '' AND a.date <= $2 AND (a.date < $2 OR a.id < $3)`
+	rows, err := s.db.QueryContext(ctx, `SELECT a.date, a.id `+followed+`albums a ON a.artist_id `+artist+where+`
+		UNION SELECT a.date, a.id `+followed+`album_credits c ON c.artist_id `+artist+` JOIN albums a ON a.id = c.album_id`+where+` AND c.role = $5
+		ORDER BY 1 DESC, 2 DESC LIMIT $4`, userID, date, id, limit+1, api.RoleMain)
 	if err != nil {
 		return p, err
 	}

@@ -16,16 +16,15 @@ const (
 	beatEvery  = 5 * time.Second
 	hubGone    = 30 * time.Second // without a beat; clocks of replicas may differ by a part of it
 	sweepEvery = 15 * time.Second
-	pollEvery  = time.Second // while notices do not come
+	pollEvery  = time.Second // for ends of sessions, and for news while notices do not come
 	chunk      = 500         // ids in one statement
 )
 
 // notice is what replicas tell each other.
 type notice struct {
-	Hub   string `json:"hub"`
-	User  string `json:"user"`
-	Seq   int64  `json:"seq,omitempty"`
-	Check bool   `json:"check,omitempty"` // a session of the user may have ended
+	Hub  string `json:"hub"`
+	User string `json:"user"`
+	Seq  int64  `json:"seq"`
 }
 
 // notify tells the streams of this replica and, through notices, those of others. A notice that cannot be sent is found
@@ -44,23 +43,12 @@ func (s *Service) notify(n notice) {
 }
 
 func (s *Service) heard(n notice) {
-	if n.Check {
-		select {
-		case s.hub.checks <- n.User:
-		default: // the sweep looks at all
-		}
-		return
-	}
 	for _, st := range s.hub.streams(n.User) {
 		if st.last.Load() < n.Seq {
 			st.poke()
 		}
 	}
 }
-
-// SessionEnded makes all replicas look at once whether sessions of a user have ended, and end their streams. Those of
-// which nobody tells end within 15 s.
-func (s *Service) SessionEnded(userID string) { s.notify(notice{User: userID, Check: true}) }
 
 // Run keeps the streams of this replica informed and known to others until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
@@ -102,19 +90,15 @@ func (s *Service) Run(ctx context.Context) error {
 				return fmt.Errorf("notices between replicas: %w", err)
 			}
 			continue
-		case user := <-s.hub.checks:
-			err = s.endSessions(ctx, s.hub.streams(user))
 		case <-beat.C:
 			err = s.beat(ctx)
 		case <-poll.C:
+			s.endStreams()
 			if !s.notices.Connected() {
 				err = s.compare(ctx)
 			}
 		case <-sweep.C:
 			if err = s.compare(ctx); err == nil {
-				err = s.endSessions(ctx, s.hub.streams(""))
-			}
-			if err == nil {
 				err = s.buryDead(ctx)
 			}
 		}
@@ -197,25 +181,14 @@ func (s *Service) compare(ctx context.Context) error {
 	return nil
 }
 
-// endSessions ends those of the streams whose sessions are over.
-func (s *Service) endSessions(ctx context.Context, streams []*Stream) error {
-	for some := range slices.Chunk(streams, chunk) {
-		ids := make([]string, len(some))
-		for i, st := range some {
-			ids[i] = st.who.SessionID
-		}
-		slices.Sort(ids)
-		over, err := s.ask.Ended(ctx, slices.Compact(ids)...)
-		if err != nil {
-			return err
-		}
-		for _, st := range some {
-			if slices.Contains(over, st.who.SessionID) {
-				st.end()
-			}
+// endStreams ends those whose session has ended, or who had their time.
+func (s *Service) endStreams() {
+	now := time.Now()
+	for _, st := range s.hub.streams("") {
+		if s.ask.Ended(st.who.SessionID) || now.After(st.until) {
+			st.end()
 		}
 	}
-	return nil
 }
 
 // buryDead takes away what replicas left that stopped without a word.

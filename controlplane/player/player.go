@@ -42,7 +42,7 @@ type Notices struct {
 // Sources is what the player asks of other services.
 type Sources struct {
 	Devices func(ctx context.Context, userID string) (map[string]api.Device, error)  // types and names, by device
-	Ended   func(ctx context.Context, sessionIDs ...string) ([]string, error)        // those that are over, or never were
+	Ended   func(sessionID string) bool                                              // ended lately; asked often
 	Tracks  func(ctx context.Context, ids ...string) (tracks []api.Track, err error) // those that there are
 }
 

@@ -36,7 +36,6 @@ CREATE TABLE recent_plays (
   played_at BIGINT NOT NULL, PRIMARY KEY (user_id, play_id)
 );
 CREATE INDEX recent_plays_newest ON recent_plays(user_id, played_at, play_id);
-CREATE INDEX albums_releases ON albums(artist_id, date, id);
 
 -- The player of a person, over all devices. seq counts its changes; state_seq, queue_seq and devices_seq are what it was when that part
 -- last changed, so that one number tells a stream what it has not seen. queue_entry is the current entry of the queue, and queue_position_ms
