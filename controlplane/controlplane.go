@@ -185,8 +185,8 @@ func (cp *ControlPlane) notices() player.Notices {
 	const subject = "player"
 	return player.Notices{
 		Publish: func(body []byte) error { return cp.events.Publish(subject, body) },
-		Subscribe: func(ctx context.Context, take func([]byte)) error {
-			return cp.events.Subscribe(ctx, subject, nil, func(_ string, body []byte) { take(body) })
+		Subscribe: func(ctx context.Context, ready func(), take func([]byte)) error {
+			return cp.events.Subscribe(ctx, subject, ready, func(_ string, body []byte) { take(body) })
 		},
 		Connected: cp.events.Connected,
 	}

@@ -52,16 +52,16 @@ func (s *Service) heard(n notice) {
 
 // Run keeps the streams of this replica informed and known to others until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	if err := s.beat(ctx); err != nil {
+	if err := s.beat(ctx); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("announce this replica's streams: %w", err)
 	}
 	var all sync.WaitGroup
 	defer all.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	failed := make(chan error, 1)
+	failed, ready := make(chan error, 1), make(chan struct{}, 1)
 	all.Go(func() {
-		failed <- s.notices.Subscribe(ctx, func(body []byte) {
+		failed <- s.notices.Subscribe(ctx, func() { ready <- struct{}{} }, func(body []byte) {
 			var n notice
 			if err := json.Unmarshal(body, &n); err != nil || n.Hub == s.hub.id || n.User == "" {
 				return
@@ -73,7 +73,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer beat.Stop()
 	defer sweep.Stop()
 	defer poll.Stop()
-	failing := false
+	failing, missed := false, false
 	for {
 		var err error
 		select {
@@ -90,11 +90,14 @@ func (s *Service) Run(ctx context.Context) error {
 				return fmt.Errorf("notices between replicas: %w", err)
 			}
 			continue
+		case <-ready: // what was told before was not heard
+			err = s.compare(ctx)
 		case <-beat.C:
 			err = s.beat(ctx)
 		case <-poll.C:
 			s.endStreams()
-			if !s.notices.Connected() {
+			if away := !s.notices.Connected(); away || missed {
+				missed = away // once more when they come again
 				err = s.compare(ctx)
 			}
 		case <-sweep.C:
@@ -185,7 +188,7 @@ func (s *Service) compare(ctx context.Context) error {
 func (s *Service) endStreams() {
 	now := time.Now()
 	for _, st := range s.hub.streams("") {
-		if s.ask.Ended(st.who.SessionID) || now.After(st.until) {
+		if s.ask.Ended(st.who.SessionID) || now.Sub(st.opened) > streamFor {
 			st.end()
 		}
 	}

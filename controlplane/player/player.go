@@ -34,8 +34,9 @@ var (
 
 // Notices carry word of changes between replicas, at most once.
 type Notices struct {
-	Publish   func(body []byte) error
-	Subscribe func(ctx context.Context, take func(body []byte)) error // until ctx ends
+	Publish func(body []byte) error
+	// Subscribe hands notices to take until ctx ends, and calls ready when those that are published from then on come.
+	Subscribe func(ctx context.Context, ready func(), take func(body []byte)) error
 	Connected func() bool
 }
 

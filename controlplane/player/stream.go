@@ -43,7 +43,7 @@ type Stream struct {
 	s          *Service
 	id         string
 	who        Opening
-	until      time.Time
+	opened     time.Time
 	wake       chan struct{} // holds one: there may be something new
 	ended      chan struct{}
 	once       sync.Once // closes ended
@@ -72,7 +72,7 @@ type Event struct {
 // Open registers a stream: its device counts as connected until Close. Errors: media.ErrBusy when this
 // replica is stopping or the person has too many streams, media.ErrNotFound for an account that is gone.
 func (s *Service) Open(ctx context.Context, who Opening) (*Stream, error) {
-	st := &Stream{s: s, id: ulid.Make().String(), who: who, until: time.Now().Add(streamFor), wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	st := &Stream{s: s, id: ulid.Make().String(), who: who, opened: time.Now(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	// In the hub first: what changes from here on wakes it.
 	if err := s.hub.add(st); err != nil {
 		return nil, err
@@ -106,7 +106,7 @@ func (st *Stream) insert(ctx context.Context, x execer) error {
 		plays = 1
 	}
 	_, err := x.ExecContext(ctx, `INSERT INTO player_streams (id, user_id, device_id, plays, hub_id, opened_at) SELECT $1, id, $3, $4, $5, $6 FROM users WHERE id = $2
-		ON CONFLICT (id) DO NOTHING`, st.id, st.who.UserID, st.who.DeviceID, plays, st.s.hub.id, store.Micros(time.Now()))
+		ON CONFLICT (id) DO NOTHING`, st.id, st.who.UserID, st.who.DeviceID, plays, st.s.hub.id, store.Micros(st.opened))
 	return err
 }
 
