@@ -18,12 +18,12 @@ import (
 	"github.com/julienschmidt/httprouter"
 )
 
-// ifMatch is the condition on a queue's revision.
-type ifMatch struct {
+// IfMatch is the condition on a queue's revision. Its name is exported because huma looks into embedded structs only then.
+type IfMatch struct {
 	Revision string `header:"If-Match" maxLength:"64" doc:"ETag of the queue as the caller knows it: 412 when it is another one now. Absent: any"`
 }
 
-func (m ifMatch) parse() (int64, error) {
+func (m IfMatch) parse() (int64, error) {
 	if m.Revision == "" || m.Revision == "*" {
 		return player.AnyRevision, nil
 	}
@@ -63,7 +63,7 @@ func (cp *ControlPlane) playerRoutes(a huma.API, router *httprouter.Router) {
 	op = operation("put-queue", http.MethodPut, "/v1/me/queue", tag, "Replace the queue", needUser)
 	op.Description, op.MaxBodyBytes = "Says where the next play or transfer begins; what plays now goes on until then.", 1<<20
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		ifMatch
+		IfMatch
 		Body api.NewQueue
 	}) (*tagged[api.QueueChanged], error) {
 		r, err := in.parse()
@@ -74,7 +74,7 @@ func (cp *ControlPlane) playerRoutes(a huma.API, router *httprouter.Router) {
 	})
 	op = operation("patch-queue", http.MethodPatch, "/v1/me/queue", tag, "Change flags or the current entry", needUser)
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		ifMatch
+		IfMatch
 		Body api.QueueChange
 	}) (*tagged[api.QueueChanged], error) {
 		r, err := in.parse()
@@ -86,7 +86,7 @@ func (cp *ControlPlane) playerRoutes(a huma.API, router *httprouter.Router) {
 	op = operation("add-to-queue", http.MethodPost, "/v1/me/queue/entries", tag, "Add tracks to the queue", needUser)
 	op.Description, op.MaxBodyBytes = fmt.Sprintf("At the end, or next. A queue has at most %d entries; those that were played make room.", player.MaxEntries), 1<<20
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		ifMatch
+		IfMatch
 		Body api.NewEntries
 	}) (*tagged[api.QueueChanged], error) {
 		r, err := in.parse()
@@ -98,7 +98,7 @@ func (cp *ControlPlane) playerRoutes(a huma.API, router *httprouter.Router) {
 	op = operation("remove-from-queue", http.MethodDelete, "/v1/me/queue/entries/{id}", tag, "Take an entry out of the queue", needUser)
 	op.Description = "Repeating it changes nothing."
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		ifMatch
+		IfMatch
 		ID string `path:"id" maxLength:"32"`
 	}) (*tagged[api.QueueChanged], error) {
 		r, err := in.parse()
@@ -109,7 +109,7 @@ func (cp *ControlPlane) playerRoutes(a huma.API, router *httprouter.Router) {
 	})
 	op = operation("move-in-queue", http.MethodPost, "/v1/me/queue/entries/{id}/move", tag, "Move an entry of the queue", needUser)
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		ifMatch
+		IfMatch
 		ID   string `path:"id" maxLength:"32"`
 		Body api.MoveEntry
 	}) (*tagged[api.QueueChanged], error) {
@@ -143,11 +143,12 @@ func (cp *ControlPlane) playerRoutes(a huma.API, router *httprouter.Router) {
 		op.Description = "202: it is told on its stream, and its next report says what it did; the answer is the state before that. " +
 			"To ask a device that is not active to play is a transfer. 409 /problems/no-active-device: none was named and none is active and connected."
 		op.DefaultStatus = http.StatusAccepted
-		register(cp, a, op, func(ctx context.Context, in *struct {
-			Body api.NewCommand `required:"false"`
-		}) (*answer[api.PlayerState], error) {
+		register(cp, a, op, func(ctx context.Context, in *struct{ Body *api.NewCommand }) (*answer[api.PlayerState], error) {
 			p := principal(ctx)
-			return reply(cp.player.Command(ctx, p.UserID, p.DeviceID, kind, in.Body))
+			if in.Body == nil {
+				in.Body = &api.NewCommand{}
+			}
+			return reply(cp.player.Command(ctx, p.UserID, p.DeviceID, kind, *in.Body))
 		})
 	}
 
