@@ -11,8 +11,7 @@ import (
 // Publish sends a notice to whoever subscribes to its subject at this moment, in this process and in others. The guarantee
 // is core NATS's: at most once, nothing is stored. A subscriber that is away, slow or behind a broken connection misses
 // it and nobody is told; one sender's notices keep their order. So a notice says that something is worth asking for,
-// and is never the only place where it stands. Away from the server, notices wait for its return in a bounded buffer;
-// the error says that this is full. The subject must not lie in a Stream.
+// and is never the only place where it stands. An error says that it was not sent. The subject must not lie in a Stream.
 func (l *Log) Publish(subject string, body []byte) error {
 	if err := l.conn.Publish(subject, body); err != nil {
 		return fmt.Errorf("publish to %s: %w", subject, err)
