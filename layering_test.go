@@ -42,6 +42,7 @@ var allowed = map[string][]string{
 	"controlplane/fleet":    {"media", "geo", "controlplane/api", "controlplane/store", "internal/registry"},
 	"controlplane/playlist": {"media", "controlplane/api", "controlplane/store"},
 	"controlplane/library":  {"media", "controlplane/api", "controlplane/store"},
+	"controlplane/player":   {"media", "controlplane/api", "controlplane/store"},
 	"controlplane/offline":  {"media", "media/cat", "controlplane/api", "controlplane/store"},
 	"controlplane/steer":    {"media", "geo", "controlplane/api", "internal/registry"},
 	"controlplane/plays":    {"media", "controlplane/api", "internal/eventlog", "internal/serve"},

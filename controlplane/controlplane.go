@@ -17,7 +17,9 @@ import (
 	"segue/controlplane/catalog"
 	"segue/controlplane/fleet"
 	"segue/controlplane/identity"
+	"segue/controlplane/library"
 	"segue/controlplane/playback"
+	"segue/controlplane/player"
 	"segue/controlplane/playlist"
 	"segue/controlplane/plays"
 	"segue/controlplane/search"
@@ -69,6 +71,8 @@ type ControlPlane struct {
 	playback *playback.Service
 	playlist *playlist.Service
 	fleet    *fleet.Service
+	library  *library.Service
+	player   *player.Service
 	ingest   *plays.Ingest
 	sink     *plays.Sink // nil: no ClickHouse
 	tokens   *identity.Keys
@@ -143,7 +147,14 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	cp.playlist = playlist.New(cp.db, playlist.Deps{Tracks: cp.catalog.TracksByID, Names: cp.displayNames, Put: objects.Put})
 	cp.personal = append(cp.personal, identity.Personal{Name: "playlists", Export: cp.playlist.Export, Forget: cp.playlist.Forget})
 	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
-	cp.identity.SetPersonal([]identity.Personal{}) // what each service keeps of people
+	cp.player = player.New(cp.db, cp.notices(), player.Sources{Devices: cp.identity.DeviceNames, Ended: cp.identity.SessionEnded, Tracks: cp.catalog.TracksByID}, log)
+	cp.library = library.New(cp.db, library.Sources{Tracks: cp.catalog.TracksByID, Albums: cp.catalog.AlbumsByID, Artists: cp.catalog.ArtistsByID,
+		People: cp.people, Playing: cp.playing})
+	cp.ingest.Heard = cp.heard
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "segue_api_streams", Help: "Event streams that are open."}, func() float64 { return float64(cp.player.Streams()) }))
+	cp.identity.SetPersonal(append(cp.personal, // what each service keeps of people
+		identity.Personal{Name: "library", Export: cp.library.Export, Forget: cp.library.Forget},
+		identity.Personal{Name: "player", Export: cp.player.Export, DeviceRemoved: cp.player.DeviceRemoved}))
 	cp.handler = cp.routes()
 	return cp, nil
 }
@@ -185,6 +196,44 @@ func (cp *ControlPlane) displayNames(ctx context.Context, ids ...string) (map[st
 		}
 	}
 	return names, nil
+}
+
+// notices carries the player's word from replica to replica.
+func (cp *ControlPlane) notices() player.Notices {
+	const subject = "player"
+	return player.Notices{
+		Publish: func(body []byte) error { return cp.events.Publish(subject, body) },
+		Subscribe: func(ctx context.Context, ready func(), take func([]byte)) error {
+			return cp.events.Subscribe(ctx, subject, ready, func(_ string, body []byte) { take(body) })
+		},
+		Connected: cp.events.Connected,
+	}
+}
+
+// people and playing give the library what identity and player know.
+func (cp *ControlPlane) people(ctx context.Context, ids ...string) ([]library.Person, error) {
+	list, err := cp.identity.People(ctx, ids...)
+	out := make([]library.Person, len(list))
+	for i, p := range list {
+		out[i] = library.Person(p)
+	}
+	return out, err
+}
+
+func (cp *ControlPlane) playing(ctx context.Context, ids ...string) ([]library.Listening, error) {
+	list, err := cp.player.Playing(ctx, ids...)
+	out := make([]library.Listening, len(list))
+	for i, p := range list {
+		out[i] = library.Listening(p)
+	}
+	return out, err
+}
+
+// heard writes the listener's history. Events are durable by now: a history that lacks a play is no reason to refuse them.
+func (cp *ControlPlane) heard(ctx context.Context, userID string, e plays.Stamped) {
+	if err := cp.library.Played(ctx, userID, e.PlayID, e.TrackID, e.Context, e.At); err != nil {
+		cp.log.Warn("recently played lacks a play", "play", e.PlayID, "err", err)
+	}
 }
 
 // PutUser makes an account, or does nothing when the address has one: for accounts that an operator declares.
@@ -243,6 +292,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 		return cp.events.Consume(ctx, cp.log, eventlog.Reader{Stream: catalogStream.Name, Name: "search-" + cp.cfg.Replica, Batch: 500, Wait: 100 * time.Millisecond}, cp.indexTracks)
 	})
 	start("purges", cp.fleet.WatchPurges)
+	start("player streams", cp.player.Run)
 	start("identity", func(ctx context.Context) error {
 		cp.identity.Run(ctx, func(err error) { cp.log.Warn("identity is not up to date", "err", err) })
 		return nil
@@ -260,6 +310,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	}
 	srv := &http.Server{Handler: cp.handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		ErrorLog: slog.NewLogLogger(cp.log.Handler(), slog.LevelDebug)}
+	srv.RegisterOnShutdown(cp.player.EndStreams)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	ready()

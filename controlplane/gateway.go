@@ -74,7 +74,7 @@ func (cp *ControlPlane) guard(next http.Handler) http.Handler {
 		h.Set("Access-Control-Expose-Headers", "ETag, Retry-After, X-Request-Id")
 		if r.Method == http.MethodOptions {
 			h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE")
-			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Content-Digest, If-Match, If-None-Match, Idempotency-Key")
+			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Content-Digest, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID")
 			h.Set("Access-Control-Max-Age", "86400")
 			w.WriteHeader(http.StatusNoContent)
 			return

@@ -12,6 +12,7 @@ import (
 	"segue/controlplane/fleet"
 	"segue/controlplane/identity"
 	"segue/controlplane/playback"
+	"segue/controlplane/player"
 	"segue/controlplane/playlist"
 	"segue/media"
 
@@ -36,6 +37,9 @@ var problems = []struct {
 	{playlist.ErrLimit, http.StatusConflict, "limit-reached"},
 	{playlist.ErrNothing, http.StatusConflict, "nothing-to-undo"},
 	{playback.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
+	{player.ErrNotActive, http.StatusConflict, "not-active"},
+	{player.ErrNoActive, http.StatusConflict, "no-active-device"},
+	{media.ErrChanged, http.StatusPreconditionFailed, "changed"},
 	{media.ErrInvalid, http.StatusBadRequest, "invalid-request"},
 	{media.ErrNoAccess, http.StatusUnauthorized, "unauthenticated"},
 	{media.ErrDenied, http.StatusForbidden, "forbidden"},

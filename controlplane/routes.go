@@ -56,6 +56,8 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.playlistRoutes(a)
 	cp.ingestRoutes(a, router)
 	cp.fleetRoutes(a)
+	cp.libraryRoutes(a)
+	cp.playerRoutes(a, router)
 	cp.pageRoutes(router)
 	return cp.guard(router)
 }

@@ -43,9 +43,10 @@ func (m IfMatching) match() playlist.Match {
 	return out
 }
 
+// etag is the strong validator of a revision.
 func etag(revision int64) string { return `"` + strconv.FormatInt(revision, 10) + `"` }
 
-// revised is an answer with the playlist's ETag.
+// revised is an answer with the ETag of a thing that has revisions: a playlist, the queue.
 type revised[T any] struct {
 	ETag string `header:"ETag" doc:"the revision in quotes; goes into If-Match"`
 	Body T

@@ -178,6 +178,8 @@ type Event struct {
 	StallMS    int64     `json:"stall_ms,omitempty"`
 	Player     string    `json:"player,omitempty"` // segue-web/1, hls.js/1.7, …
 	Message    string    `json:"message,omitempty"`
+
+	Context *PlayContext `json:"context,omitempty"` // of start: what the track is played from
 }
 
 // EventResult is the fate of one event of a batch.

@@ -64,6 +64,9 @@ type Ingest struct {
 	lookup func(ctx context.Context, playID string) (Play, error)
 	secret []byte // makes pseudonyms
 
+	// Heard is told of accepted events that say that a play is heard, after they are durable; nil: nobody is.
+	Heard func(ctx context.Context, userID string, e Stamped)
+
 	mu    sync.Mutex // guards known
 	known map[string]Play
 }
@@ -84,6 +87,7 @@ func (g *Ingest) Take(ctx context.Context, userID string, events []api.Event) (a
 	out := api.EventsAccepted{Results: []api.EventResult{}}
 	now := time.Now().UTC()
 	var messages []eventlog.Message
+	var heard []Stamped
 	for _, e := range events {
 		p, err := g.play(ctx, e.PlayID)
 		if err != nil && !errors.Is(err, media.ErrNotFound) {
@@ -107,9 +111,17 @@ func (g *Ingest) Take(ctx context.Context, userID string, events []api.Event) (a
 			return out, fmt.Errorf("bug: %w", err)
 		}
 		messages = append(messages, eventlog.Message{ID: e.ID, Subject: subject, Body: body})
+		if e.Type == api.EventStart || e.Type == api.EventProgress {
+			heard = append(heard, s)
+		}
 	}
 	if err := g.log.Append(ctx, messages...); err != nil {
 		return out, err
+	}
+	if g.Heard != nil {
+		for _, s := range heard {
+			g.Heard(ctx, userID, s)
+		}
 	}
 	out.Accepted = len(messages)
 	return out, nil
@@ -159,6 +171,8 @@ func check(e api.Event, p Play, userID string, now time.Time) error {
 		return bad("a time in milliseconds is negative or over a day")
 	case len(e.Rendition) > 64 || len(e.Edge) > 64 || len(e.Player) > 128 || len(e.Message) > 1024:
 		return bad("a text is too long")
+	case e.Context != nil && (len(e.Context.Type) > 16 || len(e.Context.ID) > 64 || !utf8.ValidString(e.Context.Type+e.Context.ID)):
+		return bad("context: unknown")
 	case !utf8.ValidString(e.Rendition + e.Edge + e.Player + e.Message):
 		return bad("a text is not UTF-8")
 	}

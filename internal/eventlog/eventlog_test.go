@@ -78,3 +78,42 @@ func TestOnceEachInOrderOverRestarts(t *testing.T) {
 		t.Errorf("after a restart: %s", d)
 	}
 }
+
+// Notices reach who subscribes, here and over another connection, in order, and nobody else.
+func TestNotices(t *testing.T) {
+	l := open(t, t.TempDir())
+	defer l.Close()
+	if !l.Connected() {
+		t.Error("not connected")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := l.Publish("hints.early", []byte("nobody hears this")); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	err := l.Subscribe(ctx, "hints.*", func() {
+		for i := range 3 {
+			if err := l.Publish("hints.x", fmt.Append(nil, i)); err != nil {
+				t.Error(err)
+			}
+			if err := l.Publish("other.x", fmt.Append(nil, i)); err != nil {
+				t.Error(err)
+			}
+		}
+	}, func(subject string, body []byte) {
+		if got = append(got, subject+"="+string(body)); len(got) == 3 {
+			cancel()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(got, []string{"hints.x=0", "hints.x=1", "hints.x=2"}); d != "" {
+		t.Error(d)
+	}
+	l.Close()
+	if l.Connected() || l.Publish("hints.x", nil) == nil {
+		t.Error("a closed log publishes")
+	}
+}
