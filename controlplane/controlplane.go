@@ -17,6 +17,7 @@ import (
 	"segue/controlplane/catalog"
 	"segue/controlplane/fleet"
 	"segue/controlplane/identity"
+	"segue/controlplane/offline"
 	"segue/controlplane/playback"
 	"segue/controlplane/plays"
 	"segue/controlplane/search"
@@ -44,6 +45,7 @@ type Config struct {
 	AdminToken string // made an admin token with all scopes at start; empty: none is made
 	GeoDB      string // MMDB file; empty: none
 	Home       geo.Place
+	Playback   playback.Config
 	PerSecond  float64 // requests of one address or account; 0: 100, negative: no limit
 	Version    string
 }
@@ -65,10 +67,14 @@ type ControlPlane struct {
 	identity *identity.Service
 	catalog  *catalog.Service
 	playback *playback.Service
+	offline  *offline.Service
 	fleet    *fleet.Service
 	ingest   *plays.Ingest
 	sink     *plays.Sink // nil: no ClickHouse
 	tokens   *identity.Keys
+	licences *identity.Keys // sign offline licences
+	locator  *geo.Locator
+	personal []identity.Personal
 	handler  http.Handler
 	metrics  *metrics
 }
@@ -88,8 +94,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 			cp.Close()
 		}
 	}()
-	locator, err := geo.OpenLocator(cfg.GeoDB, cfg.Home)
-	if err != nil {
+	if cp.locator, err = geo.OpenLocator(cfg.GeoDB, cfg.Home); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
 	if cp.db, err = store.Open(ctx, cfg.Database); err != nil {
@@ -123,14 +128,19 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	cp.catalog = catalog.New(cp.db, objects)
 	nodes := &registry.Memory{}
 	cp.fleet = fleet.New(cp.db, nodes, cp.verifyKeys)
-	cp.playback = playback.New(cp.db, func(ctx context.Context, id media.TrackID) (playback.Track, error) {
-		t, err := cp.catalog.Track(ctx, id)
-		return playback.Track{Track: t.Track, Media: t.Media}, err
-	}, nodes.Nodes, locator.Locate, func() cat.Key {
-		id, private := cp.tokens.Current()
-		return cat.Key{ID: id, Alg: cat.EdDSA, Private: private}
-	})
+	if err = cp.fleet.ReadRevoked(ctx); err != nil {
+		return nil, err
+	}
+	if cp.licences, err = identity.OpenKeys(ctx, cp.db, "offline"); err != nil {
+		return nil, err
+	}
+	cp.playback = cp.newPlayback(nodes)
+	cp.offline = cp.newOffline()
+	cp.personal = append(cp.personal,
+		identity.Personal{Name: "plays", Export: cp.playback.Export, Forget: cp.playback.Forget, DeviceRemoved: cp.playback.DeviceRemoved},
+		identity.Personal{Name: "offline", Export: cp.offline.Export, Forget: cp.offline.Forget, PlanChanged: cp.offline.PlanChanged, DeviceRemoved: cp.offline.DeviceRemoved})
 	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
+	cp.ingest.Offline = cp.heardOffline
 	cp.handler = cp.routes()
 	return cp, nil
 }
@@ -197,7 +207,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	defer stop()
-	failed := make(chan error, 4)
+	failed := make(chan error, 8)
 	start := func(name string, f func(context.Context) error) {
 		workers.Go(func() {
 			if err := f(work); err != nil && work.Err() == nil {
@@ -215,6 +225,14 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 		return cp.events.Consume(ctx, cp.log, eventlog.Reader{Stream: catalogStream.Name, Name: "search-" + cp.cfg.Replica, Batch: 500, Wait: 100 * time.Millisecond}, cp.indexTracks)
 	})
 	start("purges", cp.fleet.WatchPurges)
+	background := func(name string, run func(context.Context, func(error)) error) {
+		start(name, func(ctx context.Context) error {
+			return run(ctx, func(err error) { cp.log.Warn(name+" has to wait", "err", err) })
+		})
+	}
+	background("revocations", cp.fleet.WatchRevoked)
+	background("streams", cp.playback.Run)
+	background("offline", cp.offline.Run)
 	if cp.sink != nil {
 		start("clickhouse sink", func(ctx context.Context) error { return cp.sink.Run(ctx, cp.events) })
 	}

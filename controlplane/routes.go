@@ -49,6 +49,7 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.userRoutes(a)
 	cp.catalogRoutes(a)
 	cp.playbackRoutes(a)
+	cp.offlineRoutes(a)
 	cp.ingestRoutes(a, router)
 	cp.fleetRoutes(a)
 	cp.pageRoutes(router)

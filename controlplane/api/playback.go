@@ -6,6 +6,15 @@ import (
 	"segue/media"
 )
 
+// RenewPlayback is the body of POST /v1/playback/{play_id}/renew: the fields of NewPlayback that may change in mid-play.
+type RenewPlayback struct {
+	Rendition     string          `json:"rendition,omitempty"`
+	Codecs        []string        `json:"codecs,omitempty" maxItems:"16"`
+	MaxBitrateBps int             `json:"max_bitrate_bps,omitempty" minimum:"0"`
+	Renditions    []string        `json:"renditions,omitempty" maxItems:"16"`
+	NextTrackIDs  []media.TrackID `json:"next_track_ids,omitempty" maxItems:"3"`
+}
+
 // Prefetch is the start of a track that may be played next: POST /v1/playback answers with it for next_track_ids, or for
 // what the listener's queue has next. A GET of URL with Range: bytes=0-(Bytes-1) brings the start to the edge and opens the
 // connection, so that a playback of the track starts at once. It is no playback: nothing counts, and URL ends at ExpiresAt.
@@ -42,7 +51,7 @@ const (
 type NewRevocation struct {
 	PlayID string `json:"play_id,omitempty"`
 	UserID string `json:"user_id,omitempty"`
-	CTI    string `json:"cti,omitempty"` // of any token that edges take; refused for a day
+	CTI    string `json:"cti,omitempty"` // of any token that edges take; refused for two days
 	Reason string `json:"reason,omitempty" maxLength:"200"`
 }
 

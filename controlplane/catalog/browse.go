@@ -17,7 +17,8 @@ import (
 // Playable is a track with what playback needs of its renditions; their Segments are nil.
 type Playable struct {
 	api.Track
-	Media []media.Rendition
+	Media       []media.Rendition
+	AvailableIn []string // ISO 3166-1 alpha-2; none: everywhere
 }
 
 // querier is *sql.DB or *sql.Tx.

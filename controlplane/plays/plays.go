@@ -78,7 +78,7 @@ func NewIngest(log *eventlog.Log, secret []byte, lookup func(ctx context.Context
 }
 
 const (
-	maxKnown   = 10_000             // plays remembered
+	maxKnown   = 10_000              // plays remembered
 	lateFor    = 30 * 24 * time.Hour // a phone may be off-line for so long: as long as an offline licence lasts
 	clockSlack = 10 * time.Minute    // a player's clock may be ahead by so much
 )

@@ -29,18 +29,17 @@ CREATE INDEX revoked_tokens_expiry ON revoked_tokens(expires_at);
 CREATE TABLE offline_accounts (
   user_id TEXT PRIMARY KEY REFERENCES users(id) ON DELETE CASCADE, turn BIGINT NOT NULL
 );
--- revoked_at 0: in force until expires_at. token_until is the end of the last download token.
+-- revoked_at 0: in force until expires_at. token_until is the end of the last download token. rendition '': the best AAC.
 CREATE TABLE offline_licences (
-  id TEXT PRIMARY KEY, user_id TEXT NOT NULL REFERENCES users(id) ON DELETE CASCADE, device_id TEXT NOT NULL, device_name TEXT NOT NULL,
-  kind TEXT NOT NULL, item_id TEXT NOT NULL, title TEXT NOT NULL, rendition TEXT NOT NULL, revision BIGINT NOT NULL, files BIGINT NOT NULL, bytes BIGINT NOT NULL,
-  digest TEXT NOT NULL, created_at BIGINT NOT NULL, renewed_at BIGINT NOT NULL, expires_at BIGINT NOT NULL, token_until BIGINT NOT NULL,
-  revoked_at BIGINT NOT NULL, reason TEXT NOT NULL
+  id TEXT PRIMARY KEY, user_id TEXT NOT NULL REFERENCES users(id) ON DELETE CASCADE, device_id TEXT NOT NULL, device_name TEXT NOT NULL, plan TEXT NOT NULL,
+  kind TEXT NOT NULL, item_id TEXT NOT NULL, title TEXT NOT NULL, rendition TEXT NOT NULL, revision BIGINT NOT NULL, files BIGINT NOT NULL,
+  bytes BIGINT NOT NULL, digest TEXT NOT NULL, created_at BIGINT NOT NULL, renewed_at BIGINT NOT NULL, expires_at BIGINT NOT NULL,
+  token_until BIGINT NOT NULL, revoked_at BIGINT NOT NULL, reason TEXT NOT NULL
 );
 CREATE INDEX offline_licences_user ON offline_licences(user_id, id);
 CREATE INDEX offline_licences_expiry ON offline_licences(expires_at);
 -- One row for each track that a licence has or had: removed ones stay, so that a device learns of them.
 CREATE TABLE offline_items (
-  licence_id TEXT NOT NULL REFERENCES offline_licences(id) ON DELETE CASCADE, track_id TEXT NOT NULL, position BIGINT NOT NULL, version TEXT NOT NULL,
-  file TEXT NOT NULL, revision BIGINT NOT NULL, removed BIGINT NOT NULL, PRIMARY KEY (licence_id, track_id)
+  licence_id TEXT NOT NULL REFERENCES offline_licences(id) ON DELETE CASCADE, track_id TEXT NOT NULL, version TEXT NOT NULL, file TEXT NOT NULL,
+  revision BIGINT NOT NULL, removed BIGINT NOT NULL, PRIMARY KEY (licence_id, track_id)
 );
-CREATE INDEX offline_items_order ON offline_items(licence_id, removed, position);
