@@ -379,7 +379,7 @@ func TestPlaybackOnTheNearestEdge(t *testing.T) {
 		if err != nil || !claims.Allows(media.TrackKey(track.ID, track.Version, "aac_160.mp4")) || claims.Allows(media.TrackKey(track.ID, track.Version, "aac_256.mp4")) {
 			t.Errorf("%+v, %v", claims, err)
 		}
-		refused(t, user, "POST", "/v1/playback", api.NewPlayback{TrackID: track.ID, Rendition: "aac_256"}, 403, "forbidden")
+		refused(t, user, "POST", "/v1/playback", api.NewPlayback{TrackID: track.ID, Rendition: "aac_256"}, 403, "plan-required")
 		refused(t, user, "POST", "/v1/playback", api.NewPlayback{TrackID: track.ID, Rendition: "mp2"}, 400, "invalid-request")
 		refused(t, user, "POST", "/v1/playback", api.NewPlayback{TrackID: media.TrackID(ulid.Make().String())}, 404, "not-found")
 
