@@ -44,6 +44,7 @@ type server struct {
 	t       *testing.T
 	objects *memstore.Store
 	admin   *api.Client
+	cp      *controlplane.ControlPlane
 }
 
 func newServer(t *testing.T, database, clickhouse string) *server {
@@ -71,7 +72,7 @@ func newServer(t *testing.T, database, clickhouse string) *server {
 			t.Error(err)
 		}
 	})
-	s.admin = s.client(adminToken)
+	s.admin, s.cp = s.client(adminToken), cp
 	return s
 }
 

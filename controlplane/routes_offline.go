@@ -47,7 +47,7 @@ func (cp *ControlPlane) offlineRoutes(a huma.API) {
 	op = operation("offline-files", http.MethodGet, "/v1/offline/licences/{id}/files", tag, "The files of a licence, to download", needUser)
 	op.Description = "URLs on a near edge, for a day; an interrupted download goes on with Range. With since, only what came, changed or went after that revision."
 	register(cp, a, op, func(ctx context.Context, in *struct {
-		byID
+		ID     string `path:"id" minLength:"26" maxLength:"26"`
 		Since  int64  `query:"since" minimum:"0" doc:"a revision that the device has"`
 		Cursor string `query:"cursor"`
 		Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"100"`

@@ -37,8 +37,9 @@ type cli struct {
 }
 
 type admin struct {
-	SQL   AdminSQL   `cmd:"" name:"sql" help:"Ask ClickHouse."`
-	Purge AdminPurge `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
+	SQL    AdminSQL    `cmd:"" name:"sql" help:"Ask ClickHouse."`
+	Purge  AdminPurge  `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
+	Revoke AdminRevoke `cmd:"" help:"Have edges refuse the tokens of a play or an account."`
 }
 
 type versionCmd struct{}
