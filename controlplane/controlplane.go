@@ -18,6 +18,7 @@ import (
 	"segue/controlplane/fleet"
 	"segue/controlplane/identity"
 	"segue/controlplane/library"
+	"segue/controlplane/offline"
 	"segue/controlplane/playback"
 	"segue/controlplane/player"
 	"segue/controlplane/playlist"
@@ -47,6 +48,7 @@ type Config struct {
 	AdminToken string // made an admin token with all scopes at start; empty: none is made
 	GeoDB      string // MMDB file; empty: none
 	Home       geo.Place
+	Playback   playback.Config
 	PerSecond  float64 // requests of one address or account; 0: 100, negative: no limit
 	Identity   identity.Config
 	Version    string
@@ -70,13 +72,15 @@ type ControlPlane struct {
 	catalog  *catalog.Service
 	playback *playback.Service
 	playlist *playlist.Service
+	offline  *offline.Service
 	fleet    *fleet.Service
 	library  *library.Service
 	player   *player.Service
 	ingest   *plays.Ingest
 	sink     *plays.Sink // nil: no ClickHouse
 	tokens   *identity.Keys
-	personal []identity.Personal // what services keep of people
+	licences *identity.Keys // sign offline licences
+	locator  *geo.Locator
 	handler  http.Handler
 	metrics  *metrics
 }
@@ -99,8 +103,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 			cp.Close()
 		}
 	}()
-	locator, err := geo.OpenLocator(cfg.GeoDB, cfg.Home)
-	if err != nil {
+	if cp.locator, err = geo.OpenLocator(cfg.GeoDB, cfg.Home); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
 	if cp.db, err = store.Open(ctx, cfg.Database); err != nil {
@@ -137,24 +140,28 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	}
 	nodes := &registry.Memory{}
 	cp.fleet = fleet.New(cp.db, nodes, cp.verifyKeys)
-	cp.playback = playback.New(cp.db, func(ctx context.Context, id media.TrackID) (playback.Track, error) {
-		t, err := cp.catalog.Playable(ctx, id)
-		return playback.Track{Track: t.Track, Media: t.Media}, err
-	}, nodes.Nodes, locator.Locate, func() cat.Key {
-		id, private := cp.tokens.Current()
-		return cat.Key{ID: id, Alg: cat.EdDSA, Private: private}
-	})
-	cp.playlist = playlist.New(cp.db, playlist.Deps{Tracks: cp.catalog.TracksByID, Names: cp.displayNames, Put: objects.Put})
-	cp.personal = append(cp.personal, identity.Personal{Name: "playlists", Export: cp.playlist.Export, Forget: cp.playlist.Forget})
-	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
+	if err = cp.fleet.ReadRevoked(ctx); err != nil {
+		return nil, err
+	}
+	if cp.licences, err = identity.OpenKeys(ctx, cp.db, identity.PurposeOffline); err != nil {
+		return nil, err
+	}
 	cp.player = player.New(cp.db, cp.notices(), player.Sources{Devices: cp.identity.DeviceNames, Ended: cp.identity.SessionEnded, Tracks: cp.catalog.TracksByID}, log)
+	cp.playback = cp.newPlayback(nodes)
+	cp.playlist = playlist.New(cp.db, playlist.Deps{Tracks: cp.catalog.TracksByID, Names: cp.displayNames, Put: objects.Put})
+	cp.offline = cp.newOffline()
 	cp.library = library.New(cp.db, library.Sources{Tracks: cp.catalog.TracksByID, Albums: cp.catalog.AlbumsByID, Artists: cp.catalog.ArtistsByID,
 		People: cp.people, Playing: cp.playing})
-	cp.ingest.Heard = cp.heard
+	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
+	cp.ingest.Heard, cp.ingest.Offline = cp.heard, cp.heardOffline
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "segue_api_streams", Help: "Event streams that are open."}, func() float64 { return float64(cp.player.Streams()) }))
-	cp.identity.SetPersonal(append(cp.personal, // what each service keeps of people
-		identity.Personal{Name: "library", Export: cp.library.Export, Forget: cp.library.Forget},
-		identity.Personal{Name: "player", Export: cp.player.Export, DeviceRemoved: cp.player.DeviceRemoved}))
+	cp.identity.SetPersonal([]identity.Personal{
+		{Name: "playlists", Export: cp.playlist.Export, Forget: cp.playlist.Forget},
+		{Name: "library", Export: cp.library.Export, Forget: cp.library.Forget},
+		{Name: "player", Export: cp.player.Export, DeviceRemoved: cp.player.DeviceRemoved},
+		{Name: "plays", Export: cp.playback.Export, Forget: cp.playback.Forget, DeviceRemoved: cp.playback.DeviceRemoved},
+		{Name: "offline", Export: cp.offline.Export, Forget: cp.offline.Forget, PlanChanged: cp.offline.PlanChanged, DeviceRemoved: cp.offline.DeviceRemoved},
+	})
 	cp.handler = cp.routes()
 	return cp, nil
 }
@@ -293,14 +300,20 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	})
 	start("purges", cp.fleet.WatchPurges)
 	start("player streams", cp.player.Run)
-	start("identity", func(ctx context.Context) error {
-		cp.identity.Run(ctx, func(err error) { cp.log.Warn("identity is not up to date", "err", err) })
-		return nil
-	})
-	start("media token keys", func(ctx context.Context) error {
-		cp.tokens.Run(ctx, func(err error) { cp.log.Warn("media token keys are not up to date", "err", err) })
-		return nil
-	})
+	background := func(name string, run func(context.Context, func(error)) error) {
+		start(name, func(ctx context.Context) error {
+			return run(ctx, func(err error) { cp.log.Warn(name+" has to wait", "err", err) })
+		})
+	}
+	background("revocations", cp.fleet.WatchRevoked)
+	background("streams", cp.playback.Run)
+	background("offline", cp.offline.Run)
+	for name, run := range map[string]func(context.Context, func(error)){"identity": cp.identity.Run, "media token keys": cp.tokens.Run, "licence keys": cp.licences.Run} {
+		background(name, func(ctx context.Context, failed func(error)) error {
+			run(ctx, failed)
+			return nil
+		})
+	}
 	if cp.sink != nil {
 		start("clickhouse sink", func(ctx context.Context) error { return cp.sink.Run(ctx, cp.events) })
 	}

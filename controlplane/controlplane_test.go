@@ -43,6 +43,7 @@ type server struct {
 	t       *testing.T
 	objects *memstore.Store
 	admin   *api.Client
+	cp      *controlplane.ControlPlane
 }
 
 func newServer(t *testing.T, database, clickhouse string) *server {
@@ -70,7 +71,7 @@ func newServer(t *testing.T, database, clickhouse string) *server {
 			t.Error(err)
 		}
 	})
-	s.admin = s.client(adminToken)
+	s.admin, s.cp = s.client(adminToken), cp
 	return s
 }
 
@@ -360,7 +361,7 @@ func TestPlaybackOnTheNearestEdge(t *testing.T) {
 		if err != nil || !claims.Allows(media.TrackKey(track.ID, track.Version, "aac_160.mp4")) || claims.Allows(media.TrackKey(track.ID, track.Version, "aac_256.mp4")) {
 			t.Errorf("%+v, %v", claims, err)
 		}
-		refused(t, user, "POST", "/v1/playback", api.NewPlayback{TrackID: track.ID, Rendition: "aac_256"}, 403, "forbidden")
+		refused(t, user, "POST", "/v1/playback", api.NewPlayback{TrackID: track.ID, Rendition: "aac_256"}, 403, "plan-required")
 		refused(t, user, "POST", "/v1/playback", api.NewPlayback{TrackID: track.ID, Rendition: "mp2"}, 400, "invalid-request")
 		refused(t, user, "POST", "/v1/playback", api.NewPlayback{TrackID: media.TrackID(ulid.Make().String())}, 404, "not-found")
 

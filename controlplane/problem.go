@@ -11,6 +11,7 @@ import (
 	"segue/controlplane/catalog"
 	"segue/controlplane/fleet"
 	"segue/controlplane/identity"
+	"segue/controlplane/offline"
 	"segue/controlplane/playback"
 	"segue/controlplane/player"
 	"segue/controlplane/playlist"
@@ -36,6 +37,16 @@ var problems = []struct {
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
 	{playlist.ErrLimit, http.StatusConflict, "limit-reached"},
 	{playlist.ErrNothing, http.StatusConflict, "nothing-to-undo"},
+	{playback.ErrStreamLimit, http.StatusConflict, "stream-limit"},
+	{playback.ErrOver, http.StatusGone, "play-over"},
+	{playback.ErrPlan, http.StatusForbidden, "plan-required"},
+	{playback.ErrNotHere, http.StatusForbidden, "not-available-here"},
+	{playback.ErrNoMedia, http.StatusConflict, "no-media"},
+	{offline.ErrPlan, http.StatusForbidden, "plan-required"},
+	{offline.ErrDevices, http.StatusConflict, "offline-device-limit"},
+	{offline.ErrFull, http.StatusConflict, "offline-full"},
+	{offline.ErrExpired, http.StatusConflict, "licence-expired"},
+	{offline.ErrRevoked, http.StatusGone, "licence-revoked"},
 	{playback.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
 	{player.ErrNotActive, http.StatusConflict, "not-active"},
 	{player.ErrNoActive, http.StatusConflict, "no-active-device"},
@@ -66,7 +77,14 @@ func (cp *ControlPlane) problem(ctx context.Context, err error) error {
 	}
 	for _, k := range problems {
 		if errors.Is(err, k.is) {
-			return newProblem(k.status, k.slug, strings.TrimSuffix(err.Error(), ": "+k.is.Error()))
+			p := newProblem(k.status, k.slug, strings.TrimSuffix(err.Error(), ": "+k.is.Error()))
+			if d, ok := errors.AsType[interface {
+				error
+				Devices() []api.BusyDevice
+			}](err); ok {
+				p.Devices = d.Devices()
+			}
+			return p
 		}
 	}
 	if ctx.Err() == nil {

@@ -54,6 +54,7 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.catalogRoutes(a, router)
 	cp.playbackRoutes(a)
 	cp.playlistRoutes(a)
+	cp.offlineRoutes(a)
 	cp.ingestRoutes(a, router)
 	cp.fleetRoutes(a)
 	cp.libraryRoutes(a)

@@ -2,16 +2,23 @@ package controlplane
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"segue/controlplane/api"
+	"segue/controlplane/identity"
+	"segue/controlplane/playback"
 	"segue/controlplane/plays"
+	"segue/internal/registry"
 	"segue/media"
+	"segue/media/cat"
 
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -19,11 +26,35 @@ import (
 func (cp *ControlPlane) playbackRoutes(a huma.API) {
 	const tag = "Playback"
 	op := operation("playback", http.MethodPost, "/v1/playback", tag, "Start to play a track", needUser)
-	op.Description = "Returns URLs on the nearest healthy edge, with a token in their path that ends at expires_at, and the other edges as pathways."
+	op.Description = "Returns URLs on the nearest healthy edge, with a token in their path that ends at expires_at, and the other edges as pathways. An account " +
+		"plays on one device at a time: while another one does, the answer is 409 of type stream-limit with that device, unless take_over ends its stream. " +
+		"A stream lives by its events and keepalives, at least one in 60 s, until its event end. A device may ask for the next track before the first has ended. " +
+		"403 of type plan-required or not-available-here and 409 of type no-media say why a track cannot be played."
 	op.DefaultStatus = http.StatusCreated
 	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.NewPlayback }) (*answer[api.Playback], error) {
-		p := principal(ctx)
-		return reply(cp.playback.Start(ctx, p.UserID, p.Plan, in.Body, client(ctx)))
+		return reply(cp.playback.Start(ctx, listener(ctx), in.Body))
+	})
+	op = operation("renew-playback", http.MethodPost, "/v1/playback/{play_id}/renew", tag, "New URLs for a play that goes on", needUser)
+	op.Description = "The same play with a new token and the edges that are best now; the body says again what the player can play. 410 of type play-over: it has ended, or another device took over."
+	register(cp, a, op, func(ctx context.Context, in *struct {
+		PlayID string `path:"play_id" maxLength:"64"`
+		Body   api.RenewPlayback
+	}) (*answer[api.Playback], error) {
+		b := in.Body
+		return reply(cp.playback.Renew(ctx, listener(ctx), in.PlayID, api.NewPlayback{Rendition: b.Rendition, Codecs: b.Codecs, MaxBitrateBps: b.MaxBitrateBps, Renditions: b.Renditions, NextTrackIDs: b.NextTrackIDs}))
+	})
+	op = operation("keep-playback", http.MethodPut, "/v1/playback/{play_id}/keepalive", tag, "Say that a play goes on", needUser)
+	op.Description = "For players that report no progress every 30 s, and for those that want to know soon of a take-over: 410 of type play-over."
+	op.DefaultStatus = http.StatusNoContent
+	register(cp, a, op, func(ctx context.Context, in *struct {
+		PlayID string `path:"play_id" maxLength:"64"`
+	}) (*struct{}, error) {
+		return nil, cp.playback.Keepalive(ctx, principal(ctx).UserID, in.PlayID)
+	})
+	op = operation("revoke", http.MethodPost, "/v1/admin/revocations", tag, "Have edges refuse tokens before their end", adminScope+identity.ScopeAdmin)
+	op.DefaultStatus = http.StatusCreated
+	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.NewRevocation }) (*answer[api.Revocation], error) {
+		return reply(cp.revoke(ctx, in.Body))
 	})
 	op = operation("events", http.MethodPost, "/v1/events", tag, "Report play events", needUser)
 	op.Description = fmt.Sprintf("A JSON array, or NDJSON, of 1 to %d events. 202 means that the accepted ones are durable; a repeat is harmless.", plays.MaxEvents)
@@ -38,8 +69,115 @@ func (cp *ControlPlane) playbackRoutes(a huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		return reply(cp.ingest.Take(ctx, principal(ctx).UserID, events))
+		out, err := cp.ingest.Take(ctx, principal(ctx).UserID, events)
+		if err != nil {
+			return nil, err
+		}
+		if err := cp.playback.Heard(ctx, principal(ctx).UserID, events); err != nil { // the events are durable: nothing is to be sent again
+			cp.log.Warn("end of a stream is not noted, it will time out", "request", requestID(ctx), "err", err)
+		}
+		return reply(out, nil)
 	})
+}
+
+// listener is who a playback is for.
+func listener(ctx context.Context) playback.Listener {
+	p := principal(ctx)
+	return playback.Listener{UserID: p.UserID, DeviceID: p.DeviceID, Client: client(ctx)}
+}
+
+// newPlayback wires what playback asks of the others.
+func (cp *ControlPlane) newPlayback(nodes *registry.Memory) *playback.Service {
+	return playback.New(cp.db, cp.cfg.Playback, playback.Sources{
+		Plan: cp.identity.Plan, Limits: cp.planLimits, Device: cp.deviceName, Nodes: nodes.Nodes, Locate: cp.locator.Locate, Where: cp.locator.Country, Key: cp.tokenKey, Revoke: cp.fleet.Revoke,
+		Track: func(ctx context.Context, id media.TrackID) (playback.Track, error) {
+			t, err := cp.catalog.Playable(ctx, id)
+			return playback.Track{Track: t.Track, Media: t.Media, AvailableIn: t.AvailableIn}, err
+		},
+		Country: func(ctx context.Context, userID string) (string, error) {
+			u, err := cp.identity.User(ctx, userID)
+			return u.Country, err
+		},
+		Next: cp.player.Next,
+		TakenOver: func(ctx context.Context, userID, deviceID, _, byDevice string) {
+			// Its tokens are refused already: this is for it to stop before it finds that out. It may not be connected.
+			if _, err := cp.player.Command(ctx, userID, byDevice, api.CommandPause, api.NewCommand{DeviceID: deviceID}); err != nil {
+				cp.log.Debug("a device is not told that another one plays", "err", err)
+			}
+		},
+	})
+}
+
+// planLimits is what a plan allows one account; of a family each member.
+func (cp *ControlPlane) planLimits(plan api.Plan) playback.Limits {
+	l := cp.identity.Limits(plan)
+	return playback.Limits{MaxBitrateBps: l.MaxBitrateBps, Lossless: l.Lossless, Streams: l.Streams}
+}
+
+// tokenKey signs access tokens for edges.
+func (cp *ControlPlane) tokenKey() cat.Key {
+	id, private := cp.tokens.Current()
+	return cat.Key{ID: id, Alg: cat.EdDSA, Private: private}
+}
+
+// deviceName is how a device is called to the account's other devices; media.ErrNoAccess when it was taken away.
+func (cp *ControlPlane) deviceName(ctx context.Context, userID, deviceID string) (string, error) {
+	devices, err := cp.identity.DeviceNames(ctx, userID)
+	if err != nil {
+		return "", err
+	}
+	d, ok := devices[deviceID]
+	if !ok {
+		return "", fmt.Errorf("device is signed out: %w", media.ErrNoAccess)
+	}
+	return cmp.Or(d.Name, d.Type, "another device"), nil
+}
+
+// revokeFor is how long a token that only its cti is known of is refused: longer than any is made for.
+const revokeFor = 48 * time.Hour
+
+func (cp *ControlPlane) revoke(ctx context.Context, n api.NewRevocation) (api.Revocation, error) {
+	r := api.Revocation{Reason: cmp.Or(n.Reason, api.RevokedOperator)}
+	given := 0
+	for _, s := range []string{n.PlayID, n.UserID, n.CTI} {
+		if s != "" {
+			given++
+		}
+	}
+	if given != 1 || len(n.PlayID+n.UserID+n.CTI) > 128 {
+		return r, fmt.Errorf("want exactly one of play_id, user_id and cti: %w", media.ErrInvalid)
+	}
+	if n.PlayID != "" {
+		if _, err := cp.playback.Play(ctx, n.PlayID); err != nil {
+			return r, err
+		}
+	}
+	if n.UserID != "" {
+		if _, err := cp.identity.User(ctx, n.UserID); err != nil {
+			return r, err
+		}
+	}
+	err := cp.db.Tx(ctx, func(tx *sql.Tx) (err error) {
+		r.CTIs = []string{}
+		switch {
+		case n.PlayID != "":
+			r.CTIs, err = cp.playback.RevokePlay(ctx, tx, n.PlayID, r.Reason)
+		case n.UserID != "":
+			var downloads []string
+			if r.CTIs, err = cp.playback.RevokeUser(ctx, tx, n.UserID, r.Reason); err == nil {
+				downloads, err = cp.offline.RevokeUser(ctx, tx, n.UserID, r.Reason)
+				r.CTIs = append(r.CTIs, downloads...)
+			}
+		default:
+			r.CTIs = []string{n.CTI}
+			err = cp.fleet.Revoke(ctx, tx, r.Reason, time.Now().Add(revokeFor), n.CTI)
+		}
+		return err
+	})
+	if r.CTIs == nil {
+		r.CTIs = []string{}
+	}
+	return r, err
 }
 
 // parseEvents reads an array or a sequence of objects: NDJSON is one.

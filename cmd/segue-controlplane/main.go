@@ -14,6 +14,7 @@ import (
 
 	"segue/controlplane"
 	"segue/controlplane/identity"
+	"segue/controlplane/playback"
 	"segue/geo"
 	"segue/internal/serve"
 	"segue/origin/dirstore"
@@ -43,6 +44,7 @@ type cli struct {
 	PlaysKeyFile   string           `help:"File with a secret that makes pseudonyms in the play logs; the same on all replicas." type:"path" required:"" placeholder:"FILE"`
 	GeoDB          string           `help:"MMDB file with cities." name:"geo-db" type:"path" placeholder:"FILE"`
 	Home           string           `help:"Where addresses of the own network are: LAT,LON." placeholder:"LAT,LON"`
+	StrictCountry  bool             `help:"Refuse tracks that are limited to countries to listeners whose country is not known."`
 	Replica        string           `help:"Name of this replica." default:"one"`
 	Replicas       int              `help:"How many there are." default:"1"`
 	RateLimit      float64          `help:"Requests a second of one account or address; negative: no limit." default:"100"`
@@ -73,7 +75,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
 	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
-		GeoDB: c.GeoDB, PerSecond: c.RateLimit, Version: version}
+		GeoDB: c.GeoDB, Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, PerSecond: c.RateLimit, Version: version}
 	if cfg.Home, err = parseHome(c.Home); err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ type admin struct {
 	Token  AdminToken  `cmd:"" help:"Make, list and take back admin tokens."`
 	Users  AdminUsers  `cmd:"" help:"List accounts, and change their plans."`
 	Import AdminImport `cmd:"" help:"Take artists, albums and tracks into the catalogue, without audio."`
+	Revoke AdminRevoke `cmd:"" help:"Have edges refuse the tokens of a play or an account."`
 }
 
 type versionCmd struct{}

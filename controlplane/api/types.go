@@ -15,6 +15,7 @@ type Problem struct {
 	Detail   string         `json:"detail,omitempty"`
 	Instance string         `json:"instance,omitempty"` // the request id
 	Errors   []FieldProblem `json:"errors,omitempty"`
+	Devices  []BusyDevice   `json:"devices,omitempty"` // of stream-limit and offline-device-limit
 }
 
 // FieldProblem points at one wrong field of a request.
@@ -118,10 +119,16 @@ type SearchResult struct {
 	Artists []Artist `json:"artists"`
 }
 
-// NewPlayback is the body of POST /v1/playback.
+// NewPlayback is the body of POST /v1/playback. Codecs, MaxBitrateBps and Renditions say what the player can and wants to
+// play: a rendition has to fit all of them that are given.
 type NewPlayback struct {
-	TrackID   media.TrackID `json:"track_id"`
-	Rendition string        `json:"rendition,omitempty"` // which one file_url names; default: the best AAC allowed
+	TrackID       media.TrackID   `json:"track_id"`
+	Rendition     string          `json:"rendition,omitempty" doc:"which one file_url names; default: the best AAC that fits, else the best that fits"`
+	Codecs        []string        `json:"codecs,omitempty" maxItems:"16" doc:"as in RFC 6381, of which the first part counts: mp4a.40.2, opus, flac"`
+	MaxBitrateBps int             `json:"max_bitrate_bps,omitempty" minimum:"0"`
+	Renditions    []string        `json:"renditions,omitempty" maxItems:"16" doc:"names, such as aac_160"`
+	TakeOver      bool            `json:"take_over,omitempty" doc:"end the stream of another device that is in the way"`
+	NextTrackIDs  []media.TrackID `json:"next_track_ids,omitempty" maxItems:"3" doc:"what is probably played next; default: the next of the queue"`
 }
 
 // Playback grants one listen to one track. The URLs carry a token that ends at ExpiresAt; ask again then.
@@ -133,7 +140,7 @@ type Playback struct {
 	DASHURL    string         `json:"dash_url"`
 	FileURL    string         `json:"file_url"`
 	Rendition  string         `json:"rendition"`  // of FileURL
-	Renditions []string       `json:"renditions"` // those the plan allows
+	Renditions []string       `json:"renditions"` // those that the plan allows and the player wants
 	ExpiresAt  time.Time      `json:"expires_at"`
 	DurationMS int64          `json:"duration_ms"`
 	Loudness   media.Loudness `json:"loudness"`
@@ -141,6 +148,7 @@ type Playback struct {
 	Gapless    media.Gapless  `json:"gapless"`        // of Rendition
 	SampleRate int            `json:"sample_rate_hz"` // of Gapless
 	Pathways   []Pathway      `json:"pathways"`       // best first; the URLs above are on the first
+	Next       []Prefetch     `json:"next"`           // what to fetch ahead for the next track
 }
 
 // Pathway is one edge that can serve the playback.
@@ -180,6 +188,9 @@ type Event struct {
 	Message    string    `json:"message,omitempty"`
 
 	Context *PlayContext `json:"context,omitempty"` // of start: what the track is played from
+	// Of a play that was made offline, and only of such: the player made PlayID itself, a ULID of the time it began.
+	LicenceID string        `json:"licence_id,omitempty"`
+	TrackID   media.TrackID `json:"track_id,omitempty"`
 }
 
 // EventResult is the fate of one event of a batch.

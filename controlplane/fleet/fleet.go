@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"segue/controlplane/api"
@@ -46,6 +47,8 @@ type Service struct {
 	keys  func() []api.TokenKey // verify-only
 
 	news newest // purge
+
+	revoked atomic.Pointer[revoked]
 
 	mu     sync.Mutex // guards the fields below
 	beats  map[string]api.Heartbeat
@@ -268,12 +271,16 @@ func (s *Service) Drain(ctx context.Context, id string, on bool) error {
 // Config is the configuration of an edge now. Its revision changes when anything else in it does. It asks no database:
 // it is called a few times a second for each edge that waits.
 func (s *Service) Config(id, issuer string) (api.EdgeConfig, error) {
-	c := api.EdgeConfig{Issuer: issuer, Keys: s.keys(), Revoked: []string{}, Peers: s.peers(id)}
+	c := api.EdgeConfig{Issuer: issuer, Keys: s.keys(), Peers: s.peers(id)}
+	r := s.revoked.Load()
+	if r == nil {
+		return c, fmt.Errorf("the list of revoked tokens is not read yet: %w", media.ErrBusy)
+	}
 	b, err := json.Marshal(c)
 	if err != nil {
 		return c, fmt.Errorf("bug: %w", err)
 	}
-	c.Revision = digest(string(b))[:16]
+	c.Revision, c.Revoked = digest(string(b) + r.digest)[:16], r.list
 	return c, nil
 }
 

@@ -27,15 +27,17 @@ const (
 
 // Purposes of keys.
 const (
-	PurposeAccess = "access" // access tokens of the API
-	PurposeTokens = "tokens" // media tokens, checked by edges
+	PurposeAccess  = "access"  // access tokens of the API
+	PurposeTokens  = "tokens"  // media tokens, checked by edges
+	PurposeOffline = "offline" // documents of offline licences, checked by players
 )
 
 // lives says how long keys of a purpose sign, and how long they verify after another one took over: longer than what
 // they signed lives.
 var lives = map[string]struct{ sign, verify time.Duration }{
-	PurposeAccess: {30 * 24 * time.Hour, time.Hour},
-	PurposeTokens: {90 * 24 * time.Hour, 45 * 24 * time.Hour},
+	PurposeAccess:  {30 * 24 * time.Hour, time.Hour},
+	PurposeTokens:  {90 * 24 * time.Hour, 45 * 24 * time.Hour},
+	PurposeOffline: {90 * 24 * time.Hour, 45 * 24 * time.Hour},
 }
 
 const (

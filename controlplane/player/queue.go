@@ -288,3 +288,27 @@ func (s *Service) MoveEntry(ctx context.Context, userID string, revision int64, 
 	})
 	return out, err
 }
+
+// Next is the track that comes after one in a person's queue, or "" at its end, or when the queue does not play that track.
+func (s *Service) Next(ctx context.Context, userID string, now media.TrackID) (media.TrackID, error) {
+	p, err := s.load(ctx, userID)
+	if err != nil {
+		return "", err
+	}
+	q, err := loadQueue(ctx, s.db, userID)
+	if err != nil {
+		return "", err
+	}
+	at := q.index(p.queueEntry)
+	switch {
+	case q.repeat == api.RepeatTrack:
+		return "", nil // it is there already
+	case at < 0 || q.entries[at].TrackID != now:
+		return "", nil
+	case at+1 < len(q.entries):
+		return q.entries[at+1].TrackID, nil
+	case q.repeat == api.RepeatAll:
+		return q.entries[0].TrackID, nil
+	}
+	return "", nil
+}

@@ -66,6 +66,9 @@ type Ingest struct {
 
 	// Heard is told of accepted events that say that a play is heard, after they are durable; nil: nobody is.
 	Heard func(ctx context.Context, userID string, e Stamped)
+	// Offline makes a play known that a player made offline, by its first event, and returns it; media.ErrNotFound: there is
+	// no such licence, or the id is another play's. Nil: none is taken. Set it before the first call of Take.
+	Offline func(ctx context.Context, userID string, e api.Event) (Play, error)
 
 	mu    sync.Mutex // guards known
 	known map[string]Play
@@ -77,9 +80,9 @@ func NewIngest(log *eventlog.Log, secret []byte, lookup func(ctx context.Context
 }
 
 const (
-	maxKnown   = 10_000             // plays remembered
-	lateFor    = 7 * 24 * time.Hour // a phone may be off-line for so long
-	clockSlack = 10 * time.Minute   // a player's clock may be ahead by so much
+	maxKnown   = 10_000              // plays remembered
+	lateFor    = 30 * 24 * time.Hour // a phone may be off-line for so long: as long as an offline licence lasts
+	clockSlack = 10 * time.Minute    // a player's clock may be ahead by so much
 )
 
 // Take checks events one by one and appends the good ones to the log. When it returns nil they are durable.
@@ -89,8 +92,8 @@ func (g *Ingest) Take(ctx context.Context, userID string, events []api.Event) (a
 	var messages []eventlog.Message
 	var heard []Stamped
 	for _, e := range events {
-		p, err := g.play(ctx, e.PlayID)
-		if err != nil && !errors.Is(err, media.ErrNotFound) {
+		p, err := g.play(ctx, userID, e, now)
+		if err != nil && !errors.Is(err, media.ErrNotFound) && !errors.Is(err, media.ErrInvalid) {
 			return out, err
 		}
 		if err == nil {
@@ -127,7 +130,8 @@ func (g *Ingest) Take(ctx context.Context, userID string, events []api.Event) (a
 	return out, nil
 }
 
-func (g *Ingest) play(ctx context.Context, id string) (Play, error) {
+func (g *Ingest) play(ctx context.Context, userID string, e api.Event, now time.Time) (Play, error) {
+	id := e.PlayID
 	g.mu.Lock()
 	p, ok := g.known[id]
 	g.mu.Unlock()
@@ -138,6 +142,13 @@ func (g *Ingest) play(ctx context.Context, id string) (Play, error) {
 		return Play{}, fmt.Errorf("play_id: %w", media.ErrNotFound)
 	}
 	p, err := g.lookup(ctx, id)
+	if errors.Is(err, media.ErrNotFound) && e.LicenceID != "" && g.Offline != nil {
+		// Nothing is written for an event that would not be taken.
+		if err := check(e, Play{UserID: userID, CreatedAt: now.Add(-lateFor)}, userID, now); err != nil {
+			return p, err
+		}
+		p, err = g.Offline(ctx, userID, e)
+	}
 	if err != nil {
 		return p, err
 	}
@@ -166,7 +177,7 @@ func check(e api.Event, p Play, userID string, now time.Time) error {
 	case !slices.Contains(eventTypes, e.Type):
 		return bad("type: unknown")
 	case e.At.After(now.Add(clockSlack)) || e.At.Before(now.Add(-lateFor)) || e.At.Before(p.CreatedAt.Add(-clockSlack)):
-		return bad("at: not within this play and the last week")
+		return bad("at: not within this play and the last 30 days")
 	case e.PositionMS < 0 || e.PositionMS > day || e.PlayedMS < 0 || e.PlayedMS > day || e.StartupMS < 0 || e.StartupMS > day || e.StallMS < 0 || e.StallMS > day:
 		return bad("a time in milliseconds is negative or over a day")
 	case len(e.Rendition) > 64 || len(e.Edge) > 64 || len(e.Player) > 128 || len(e.Message) > 1024:
