@@ -1,0 +1,3 @@
+package search_test
+
+func child(dir string) {}
