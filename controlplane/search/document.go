@@ -143,35 +143,6 @@ func readStored(b []byte) (d Doc, hash uint64, err error) {
 // key names a document in the index.
 func key(kind, id string) string { return kind + "/" + id }
 
-// words collects distinct terms of a text.
-type words map[string]bool
-
-func (w words) add(chunks []chunk) {
-	for _, c := range chunks {
-		if c.whole.text != "" {
-			w[c.whole.text] = true
-		}
-		for _, p := range c.parts {
-			w[p.text] = w[p.text] || p.kind == plain
-		}
-	}
-}
-
-// begins adds the short beginnings of words; true in w means that a word has beginnings.
-func (w words) begins() words {
-	out := make(words, 3*len(w))
-	for t, plain := range w {
-		for n := 1; plain && n <= shortPrefix; n++ {
-			b := begin(t, n)
-			out[b] = true
-			if len(b) == len(t) {
-				break
-			}
-		}
-	}
-	return out
-}
-
 // entry is a Doc on its way into a segment. Terms are made by the analysis workers of scorch, not by the caller.
 type entry struct {
 	doc    Doc
@@ -182,7 +153,7 @@ type entry struct {
 func newEntry(d Doc, kind byte) *entry {
 	e := &entry{doc: d, kind: kind}
 	e.fields = []index.Field{&terms{name: fieldRank, entry: e}}
-	for _, f := range []string{fieldExact, fieldName, fieldWords, fieldNamePre, fieldPre, fieldFilter} {
+	for _, f := range fieldNames {
 		e.fields = append(e.fields, &terms{name: f})
 	}
 	return e
@@ -191,35 +162,69 @@ func newEntry(d Doc, kind byte) *entry {
 // analyze fills all fields; scorch calls it through the first one.
 func (e *entry) analyze() {
 	d := e.doc
+	set := func(field, size int) func(string) {
+		t := e.fields[1+field].(*terms)
+		t.freq = make(index.TokenFrequencies, size)
+		once := t.once()
+		return func(term string) { t.freq[term] = once }
+	}
+	e.fields[0].(*terms).freq = index.TokenFrequencies{rankTerm(e.kind, d.Popularity): e.fields[0].(*terms).once()}
 	chunks := split(d.Name)
-	exact, name := words{}, words{}
+	exact := set(inExact, 5)
 	if k := exactKey(chunks); k != "" {
-		exact[k] = true
+		exact(k)
 		for n := 1; n <= shortPrefix; n++ {
-			exact[shortKey+begin(k, n)] = true
+			exact(shortKey + begin(k, n))
 		}
 		if rest, ok := strings.CutPrefix(k, "the "); ok {
-			exact[rest] = true
+			exact(rest)
 		}
 	}
-	name.add(chunks)
-	all := make(words, 2*len(name))
-	all.add(chunks)
-	for _, t := range d.Also {
-		all.add(split(t.Text))
+	n := 2 * len(chunks)
+	name, namePre := set(inName, n), set(inNamePre, 2*n)
+	also := make([][]chunk, len(d.Also))
+	for i, t := range d.Also {
+		also[i] = split(t.Text)
+		n += 2 * len(also[i])
 	}
-	filter := words{}
+	all, pre := set(inWords, n), set(inPre, 2*n)
+	addTerms(chunks, name, namePre)
+	addTerms(chunks, all, pre)
+	for _, c := range also {
+		addTerms(c, all, pre)
+	}
+	filter := set(inFilter, len(d.Genres)+len(d.Artists)+1)
 	for _, g := range d.Genres {
-		filter[genreTerm(g)] = true
+		filter(genreTerm(g))
 	}
 	if d.Year != 0 {
-		filter[yearTerm(d.Year)] = true
+		filter(yearTerm(d.Year))
 	}
 	for _, a := range d.Artists {
-		filter[artistTerm(a)] = true
+		filter(artistTerm(a))
 	}
-	for i, w := range []words{{rankTerm(e.kind, d.Popularity): true}, exact, name, all, name.begins(), all.begins(), filter} {
-		e.fields[i].(*terms).set(w)
+}
+
+// addTerms gives the words of a text, and their short beginnings.
+func addTerms(chunks []chunk, word, pre func(string)) {
+	begins := func(t string) {
+		for n := 1; n <= shortPrefix; n++ {
+			b := begin(t, n)
+			if pre(b); len(b) == len(t) {
+				break
+			}
+		}
+	}
+	for _, c := range chunks {
+		if c.whole.text != "" {
+			word(c.whole.text)
+			begins(c.whole.text)
+		}
+		for _, p := range c.parts {
+			if word(p.text); p.kind == plain {
+				begins(p.text)
+			}
+		}
 	}
 }
 
@@ -255,22 +260,19 @@ type terms struct {
 	freq  index.TokenFrequencies
 }
 
-// set: every term stands once. Dense fields carry no frequency, which is a byte less a posting; in the others it lets
-// zap write a term of one document in one word.
-func (t *terms) set(w words) {
-	n := 1
+// Every term stands once, so that all share one of these two. Dense fields carry no frequency, which is a byte less a
+// posting; in the others it lets zap write a term of one document in one word.
+var never, once = func() (a, b *index.TokenFreq) {
+	a, b = &index.TokenFreq{}, &index.TokenFreq{}
+	b.SetFrequency(1)
+	return a, b
+}()
+
+func (t *terms) once() *index.TokenFreq {
 	if t.name == fieldPre || t.name == fieldNamePre || t.name == fieldRank {
-		n = 0
+		return never
 	}
-	t.freq = make(index.TokenFrequencies, len(w))
-	all := make([]index.TokenFreq, len(w))
-	i := 0
-	for s := range w {
-		all[i].Term = []byte(s)
-		all[i].SetFrequency(n)
-		t.freq[s] = &all[i]
-		i++
-	}
+	return once
 }
 
 func (t *terms) Analyze() {

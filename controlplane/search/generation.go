@@ -76,7 +76,7 @@ func openGeneration(dir string, shards int, kinds []string, fresh bool) (_ *genS
 			// 1 s of nap gathers segments in memory while there are few files; changes that wait are not delayed by it,
 			// measured 2-20 ms, since the persister wakes for them.
 			"scorchPersisterOptions": map[string]any{"PersisterNapTimeMSec": 0, "PersisterNapUnderNumFiles": 1000},
-			"scorchMergePlanOptions": map[string]any{"MaxSegmentsPerTier": 6, "MaxSegmentSize": 20_000_000, "TierGrowth": 10.0, "SegmentsPerMergeTask": 6, "FloorSegmentSize": 5000, "ReclaimDeletesWeight": 2.0},
+			"scorchMergePlanOptions": map[string]any{"MaxSegmentsPerTier": 30, "MaxSegmentSize": 20_000_000, "TierGrowth": 10.0, "SegmentsPerMergeTask": 30, "FloorSegmentSize": 20_000, "ReclaimDeletesWeight": 2.0},
 		}, analysis())
 		if err != nil {
 			return nil, fmt.Errorf("search index %s: %w", path, err)
