@@ -121,10 +121,13 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		}
 	}
 	cp.catalog = catalog.New(cp.db, objects)
+	if err = cp.catalog.Upgrade(ctx); err != nil {
+		return nil, err
+	}
 	nodes := &registry.Memory{}
 	cp.fleet = fleet.New(cp.db, nodes, cp.verifyKeys)
 	cp.playback = playback.New(cp.db, func(ctx context.Context, id media.TrackID) (playback.Track, error) {
-		t, err := cp.catalog.Track(ctx, id)
+		t, err := cp.catalog.Playable(ctx, id)
 		return playback.Track{Track: t.Track, Media: t.Media}, err
 	}, nodes.Nodes, locator.Locate, func() cat.Key {
 		id, private := cp.tokens.Current()
@@ -251,6 +254,7 @@ func (cp *ControlPlane) indexTracks(ctx context.Context, batch []eventlog.Messag
 			cp.log.Error("catalogue event cannot be read, passed over", "id", m.ID, "err", err)
 			continue
 		}
+		cp.catalog.Forget(c.Kind, c.IDs...) // another replica may have made the change
 		if c.Kind == "track" {
 			ids = append(ids, c.IDs...)
 		}

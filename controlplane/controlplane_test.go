@@ -235,7 +235,7 @@ func TestCatalogueAndSearch(t *testing.T) {
 			t.Errorf("%+v", album)
 		}
 		artist := call[api.Artist](t, user, "GET", "/v1/artists/"+string(second.Artists[0].ID), nil)
-		if artist.Name != "Björk" || len(artist.Albums) != 1 {
+		if artist.Name != "Björk" || len(artist.Albums) != 0 || len(artist.AppearsOn) != 1 || len(artist.TopTracks) != 1 {
 			t.Errorf("%+v", artist)
 		}
 		var titles []string

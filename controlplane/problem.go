@@ -25,6 +25,7 @@ var problems = []struct {
 }{
 	{identity.ErrTaken, http.StatusConflict, "email-taken"},
 	{catalog.ErrMissing, http.StatusConflict, "object-missing"},
+	{catalog.ErrNoMedia, http.StatusConflict, "no-media"},
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
 	{playback.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
 	{media.ErrInvalid, http.StatusBadRequest, "invalid-request"},

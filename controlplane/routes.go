@@ -47,7 +47,7 @@ func (cp *ControlPlane) routes() http.Handler {
 	a := humahttprouter.New(router, cfg)
 	a.UseMiddleware(cp.middleware(a))
 	cp.userRoutes(a)
-	cp.catalogRoutes(a)
+	cp.catalogRoutes(a, router)
 	cp.playbackRoutes(a)
 	cp.ingestRoutes(a, router)
 	cp.fleetRoutes(a)

@@ -83,10 +83,13 @@ type Art struct {
 	Sizes []int  `json:"sizes"`
 }
 
-// ArtistRef and AlbumRef name an artist or album inside another answer.
+// ArtistRef and AlbumRef name an artist or album inside another answer. Role is empty for main artists. Join is what is
+// written between the artist before and this one; a list is printed as Join+Name of each.
 type ArtistRef struct {
 	ID   media.ArtistID `json:"id"`
 	Name string         `json:"name"`
+	Role string         `json:"role,omitempty"`
+	Join string         `json:"join,omitempty"`
 }
 
 // AlbumRef: see ArtistRef. Artists are the album's, who need not be the track's.
@@ -97,7 +100,8 @@ type AlbumRef struct {
 	Art     *Art          `json:"art,omitempty"`
 }
 
-// Track is a catalogue entry.
+// Track is a catalogue entry. Unavailable is empty for what can be played, else Removed or NoMedia. Credits is filled by
+// GET /v1/tracks/{id} only.
 type Track struct {
 	ID          media.TrackID  `json:"id"`
 	Title       string         `json:"title"`
@@ -108,31 +112,48 @@ type Track struct {
 	TrackNumber int            `json:"track_number,omitempty"`
 	DiscNumber  int            `json:"disc_number,omitempty"`
 	Date        string         `json:"date,omitempty"`
-	Version     media.Version  `json:"version"`
+	ISRC        string         `json:"isrc,omitempty"`
+	Version     media.Version  `json:"version"`    // empty: no media yet
 	Renditions  []string       `json:"renditions"` // names, as in track.json
 	Loudness    media.Loudness `json:"loudness"`
+	Popularity  float64        `json:"popularity"`             // 0 or more; what it counts is the platform's matter
+	AvailableIn []string       `json:"available_in,omitempty"` // ISO 3166-1 alpha-2; none: everywhere
+	Unavailable string         `json:"unavailable,omitempty"`
+	Credits     []ArtistRef    `json:"credits,omitempty"` // who did not perform: composer, producer, …
 	CreatedAt   time.Time      `json:"created_at"`
 }
 
 // Album is a catalogue entry. Tracks is filled by GET /v1/albums/{id} only, in disc and track order.
 type Album struct {
-	ID         media.AlbumID `json:"id"`
-	Title      string        `json:"title"`
-	Artists    []ArtistRef   `json:"artists"`
-	Date       string        `json:"date,omitempty"`
-	Art        *Art          `json:"art,omitempty"`
-	TrackCount int           `json:"track_count"`
-	DurationMS int64         `json:"duration_ms"`
-	Tracks     []Track       `json:"tracks,omitempty"`
+	ID          media.AlbumID `json:"id"`
+	Title       string        `json:"title"`
+	Type        string        `json:"type"` // one of AlbumTypes
+	Artists     []ArtistRef   `json:"artists"`
+	Date        string        `json:"date,omitempty"` // YYYY, YYYY-MM or YYYY-MM-DD
+	Genres      []string      `json:"genres"`         // of its tracks
+	UPC         string        `json:"upc,omitempty"`
+	Art         *Art          `json:"art,omitempty"`
+	TrackCount  int           `json:"track_count"`
+	DurationMS  int64         `json:"duration_ms"`
+	Popularity  float64       `json:"popularity"`
+	AvailableIn []string      `json:"available_in,omitempty"` // ISO 3166-1 alpha-2; none: everywhere
+	Unavailable string        `json:"unavailable,omitempty"`  // Removed
+	Tracks      []Track       `json:"tracks,omitempty"`
 }
 
-// Artist is a catalogue entry. Albums is filled by GET /v1/artists/{id} only.
+// Artist is a catalogue entry. The lists are filled by GET /v1/artists/{id} only, with the first of each; all of them
+// are at /v1/artists/{id}/tracks and /albums.
 type Artist struct {
-	ID         media.ArtistID `json:"id"`
-	Name       string         `json:"name"`
-	AlbumCount int            `json:"album_count"`
-	TrackCount int            `json:"track_count"`
-	Albums     []Album        `json:"albums,omitempty"`
+	ID          media.ArtistID `json:"id"`
+	Name        string         `json:"name"`
+	AlbumCount  int            `json:"album_count"` // as an artist of the album
+	TrackCount  int            `json:"track_count"` // as a performer
+	Popularity  float64        `json:"popularity"`
+	Unavailable string         `json:"unavailable,omitempty"` // Removed
+	MergedInto  media.ArtistID `json:"merged_into,omitempty"` // who it is now, when it was removed by a merge
+	TopTracks   []Track        `json:"top_tracks,omitempty"`  // most popular first
+	Albums      []Album        `json:"albums,omitempty"`      // newest first
+	AppearsOn   []Album        `json:"appears_on,omitempty"`  // albums of others, newest first
 }
 
 // Page is one page of a list: GET /v1/tracks, /v1/albums, /v1/artists with ?limit= (1..200, default 50) and
