@@ -44,6 +44,7 @@ type cli struct {
 	Home           string           `help:"Where addresses of the own network are: LAT,LON." placeholder:"LAT,LON"`
 	Replica        string           `help:"Name of this replica." default:"one"`
 	Replicas       int              `help:"How many there are." default:"1"`
+	SearchShards   int              `help:"Shards of the search index: one is fastest to ask, more are faster to fill." default:"1"`
 	RateLimit      float64          `help:"Requests a second of one account or address; negative: no limit." default:"100"`
 	Pyroscope      string           `help:"Push profiles to this server; empty: none." placeholder:"URL"`
 	LogLevel       slog.Level       `help:"Least level logged: debug, info, warn, error." default:"info" placeholder:"LEVEL"`
@@ -62,7 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
 	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
-		GeoDB: c.GeoDB, PerSecond: c.RateLimit, Version: version}
+		GeoDB: c.GeoDB, SearchShards: c.SearchShards, PerSecond: c.RateLimit, Version: version}
 	if cfg.Home, err = parseHome(c.Home); err != nil {
 		return err
 	}

@@ -37,8 +37,10 @@ type cli struct {
 }
 
 type admin struct {
-	SQL   AdminSQL   `cmd:"" name:"sql" help:"Ask ClickHouse."`
-	Purge AdminPurge `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
+	SQL     AdminSQL     `cmd:"" name:"sql" help:"Ask ClickHouse."`
+	Purge   AdminPurge   `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
+	Reindex AdminReindex `cmd:"" help:"Make the search index anew, while the old one is searched."`
+	Verify  AdminVerify  `cmd:"" help:"Compare the search index with the database, and mend it."`
 }
 
 type versionCmd struct{}

@@ -163,14 +163,6 @@ type Page[T any] struct {
 	Next  string `json:"next,omitempty"`
 }
 
-// SearchResult answers GET /v1/search?q=&type=track,album,artist&limit=, best match first in each list.
-type SearchResult struct {
-	Query   string   `json:"query"`
-	Tracks  []Track  `json:"tracks"`
-	Albums  []Album  `json:"albums"`
-	Artists []Artist `json:"artists"`
-}
-
 // NewPlayback is the body of POST /v1/playback.
 type NewPlayback struct {
 	TrackID   media.TrackID `json:"track_id"`

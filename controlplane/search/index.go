@@ -46,9 +46,9 @@ type Config struct {
 
 // States of Status.
 const (
-	Ready    = "ready"
-	Building = "building" // filled for the first time: served as far as it is
-	Rebuild  = "rebuilding"
+	Ready      = "ready"
+	Building   = "building" // filled for the first time: served as far as it is
+	Rebuilding = "rebuilding"
 )
 
 // Status is how an index is.
@@ -312,30 +312,41 @@ func (x *Index) set(f func(*Status)) {
 
 // Status tells how the index is.
 func (x *Index) Status() Status {
-	x.swap.RLock()
-	g := x.current.Load()
-	v := g.acquire()
-	x.swap.RUnlock()
 	x.mu.Lock()
 	s := x.status
 	x.mu.Unlock()
-	s.Documents = map[string]int{}
-	if v != nil {
-		for i, n := range v.byKind {
-			s.Documents[x.kinds[i]] = n
-		}
-		v.release()
-	}
-	s.Done, s.Check.Done, s.Bytes = x.done.Load(), x.checked.Load(), g.bytes()
+	s.Documents, s.Done, s.Check.Done, s.Bytes = x.Documents(), x.done.Load(), x.checked.Load(), x.current.Load().bytes()
 	switch {
 	case x.building.Load():
 		s.State = Building
 	case !s.StartedAt.IsZero() && s.EndedAt.IsZero():
-		s.State = Rebuild
+		s.State = Rebuilding
 	default:
 		s.State = Ready
 	}
 	return s
+}
+
+// Documents is how many there are, by kind.
+func (x *Index) Documents() map[string]int {
+	out := map[string]int{}
+	x.swap.RLock()
+	v := x.current.Load().acquire()
+	x.swap.RUnlock()
+	if v != nil {
+		for i, n := range v.byKind {
+			out[x.kinds[i]] = n
+		}
+		v.release()
+	}
+	return out
+}
+
+// Answers is how many queries were answered, and how many of them from the cache.
+func (x *Index) Answers() (all, cached uint64) {
+	x.cache.mu.Lock()
+	defer x.cache.mu.Unlock()
+	return x.cache.all, x.cache.hits
 }
 
 // Building reports whether the index is filled for the first time.
