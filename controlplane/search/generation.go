@@ -110,9 +110,14 @@ func whole(s *scorch.Scorch) error {
 	if err != nil || done == nil {
 		return fmt.Errorf("%w: it was never filled to the end, or its newest part cannot be read", media.ErrCorrupt)
 	}
-	if open, ok := s.StatsMap()["CurRootEpoch"].(uint64); ok && len(epochs) > 0 && slices.Max(epochs) > open {
-		return fmt.Errorf("%w: its newest part cannot be read", media.ErrCorrupt)
+	if len(epochs) == 0 {
+		return fmt.Errorf("%w: it has no snapshot", media.ErrCorrupt)
 	}
+	newest, err := s.LoadSnapshot(slices.Max(epochs))
+	if err != nil {
+		return fmt.Errorf("%w: its newest part: %w", media.ErrCorrupt, err)
+	}
+	_ = newest.Close() // counts down what was opened to look at it
 	return nil
 }
 

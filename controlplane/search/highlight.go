@@ -28,7 +28,7 @@ func (q question) ranges(text string) [][2]int {
 				}
 				start, end := s.start, s.end
 				// Part of a word is marked when its letters stand in the text as they were folded.
-				if n < len(s.text) && s.end-s.start == len(s.text) {
+				if n < len(s.text) && isASCII(text[s.start:s.end]) && s.end-s.start == len(s.text) {
 					start += at
 					end = start + n
 				} else if at == 0 && n < len(s.text) {
