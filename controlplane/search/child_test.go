@@ -238,7 +238,7 @@ func TestRandomChanges(t *testing.T) {
 		for w := range 3 {
 			writers.Go(func() {
 				r := rand.New(rand.NewPCG(uint64(w), uint64(shards)))
-				for range 25 {
+				for range 8 {
 					for _, table := range []*table{tracks, artists} {
 						var ids []string
 						for range 1 + r.IntN(20) {

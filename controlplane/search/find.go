@@ -61,11 +61,12 @@ type Highlight struct {
 }
 
 const (
-	maxQueryWords = 12  // of a query; what comes after them is not looked at
-	reach         = 300 // documents of each kind that a query ranks and pages through, the most popular of each way to match
-	fewHits       = 3   // with fewer than this, typos and middles of words are looked for
-	maxTerms      = 256 // words of a segment that one beginning, typo or middle stands for, at most
-	maxYears      = 300 // of a range
+	maxQueryWords = 12   // of a query; what comes after them is not looked at
+	reach         = 100  // documents of each kind that a first page ranks: the most popular of each way to match
+	furtherReach  = 1000 // and that the pages after it do: with them a list ends
+	fewHits       = 3    // with fewer than this, typos and middles of words are looked for
+	maxTerms      = 256  // words of a segment that one beginning, typo or middle stands for, at most
+	maxYears      = 300  // of a range
 )
 
 // unit is one word of a query, or what stands between two spaces.
@@ -83,11 +84,15 @@ type question struct {
 	kinds      []int      // index of each kind asked for
 	filters    [][]string // each: any of these terms of fieldFilter
 	parts      []span     // for highlights
-	impossible bool
+	reach      int        // documents of each kind and way to match
+	impossible bool       // no document can match
 }
 
 func newQuestion(q Query, kinds []string) (question, error) {
-	var out question
+	out := question{reach: max(reach, 2*q.Limit)}
+	if q.Cursor != "" {
+		out.reach = furtherReach
+	}
 	chunks := split(q.Text)
 	if len(chunks) > maxQueryWords {
 		chunks = chunks[:maxQueryWords]
@@ -203,7 +208,7 @@ func (v *view) search(ctx context.Context, q question) (map[int][]found, error) 
 	}
 	for i := range work {
 		for _, k := range q.kinds {
-			lists[k] = work[i].collect(lists[k], k, v.most[k], len(v.segments) > 1)
+			lists[k] = work[i].collect(lists[k], k, v.most[k], q.reach)
 		}
 	}
 	for k, list := range lists {
@@ -460,7 +465,7 @@ func middles(lexicon []byte, w string) (out []string) {
 
 // collect adds a kind's documents: of each way to match the reach most popular ones, scored. The ways overlap, and a
 // document counts once.
-func (e *evaluation) collect(to []found, kind int, most float64, several bool) []found {
+func (e *evaluation) collect(to []found, kind int, most float64, reach int) []found {
 	if e.all == nil || e.all.IsEmpty() {
 		return to
 	}
@@ -474,12 +479,12 @@ func (e *evaluation) collect(to []found, kind int, most float64, several bool) [
 		return to
 	}
 	var docs []uint32
-	if mine.GetCardinality() <= reach {
+	if mine.GetCardinality() <= uint64(reach) {
 		docs = mine.ToArray()
 	} else {
-		docs = e.popular(docs, mine, kind)
+		docs = e.popular(docs, mine, kind, reach)
 		if x := roaring.And(e.exact, mine); !x.IsEmpty() {
-			docs = e.popular(docs, x, kind)
+			docs = e.popular(docs, x, kind, reach)
 		}
 		// All words in the name; all of them whole.
 		var name, whole []*roaring.Bitmap
@@ -488,10 +493,10 @@ func (e *evaluation) collect(to []found, kind int, most float64, several bool) [
 			whole = append(whole, m.name)
 		}
 		if b := roaring.And(intersect(name), mine); !b.IsEmpty() {
-			docs = e.popular(docs, b, kind)
+			docs = e.popular(docs, b, kind, reach)
 		}
 		if b := intersect(whole); !b.IsEmpty() {
-			docs = e.popular(docs, roaring.And(b, mine), kind)
+			docs = e.popular(docs, roaring.And(b, mine), kind, reach)
 		}
 		slices.Sort(docs)
 		docs = slices.Compact(docs)
@@ -502,30 +507,69 @@ func (e *evaluation) collect(to []found, kind int, most float64, several bool) [
 	return to
 }
 
-// popular adds the reach most popular documents of b, which are all of one kind.
-func (e *evaluation) popular(to []uint32, b *roaring.Bitmap, kind int) []uint32 {
+// popular adds the n most popular documents of b, which are all of one kind; of equals the earlier ones.
+func (e *evaluation) popular(to []uint32, b *roaring.Bitmap, kind, n int) []uint32 {
 	r := e.seg.ranks
-	n := int(b.GetCardinality())
-	if n <= reach {
+	all := int(b.GetCardinality())
+	if all <= n {
 		return append(to, b.ToArray()...)
 	}
-	// Either every document of b is looked at, or those of the kind in their order until reach of them were in b.
+	// Either every document of b is looked at, or those of the kind in their order until n of them were in b.
 	// 4: a look into a bitmap against a step through it.
-	if order := r.byRank[kind]; len(order) > 0 && 4*reach*len(order)/n < n {
+	if order := r.byRank[kind]; 4*n*len(order)/all < all {
 		found := 0
 		for _, d := range order {
 			if b.Contains(d) {
 				to = append(to, d)
-				if found++; found == reach {
+				if found++; found == n {
 					break
 				}
 			}
 		}
 		return to
 	}
-	docs := b.ToArray()
-	slices.SortFunc(docs, func(x, y uint32) int { return cmp.Or(cmp.Compare(r.level[y], r.level[x]), cmp.Compare(x, y)) })
-	return append(to, docs[:reach]...)
+	// heap has the least of the best at its root: most documents are compared with that one only.
+	heap := make([]uint64, 0, n)
+	down := func(i int) {
+		for {
+			least := i
+			for _, c := range [2]int{2*i + 1, 2*i + 2} {
+				if c < len(heap) && heap[c] < heap[least] {
+					least = c
+				}
+			}
+			if least == i {
+				return
+			}
+			heap[i], heap[least] = heap[least], heap[i]
+			i = least
+		}
+	}
+	var buf [512]uint32
+	for it := b.ManyIterator(); ; {
+		got := it.NextMany(buf[:])
+		if got == 0 {
+			break
+		}
+		for _, d := range buf[:got] {
+			key := uint64(r.level[d])<<32 | uint64(^d)
+			switch {
+			case len(heap) < n:
+				if heap = append(heap, key); len(heap) == n {
+					for i := n/2 - 1; i >= 0; i-- {
+						down(i)
+					}
+				}
+			case key > heap[0]:
+				heap[0] = key
+				down(0)
+			}
+		}
+	}
+	for _, key := range heap {
+		to = append(to, ^uint32(key))
+	}
+	return to
 }
 
 // score is the mean of how well each word matches (1 for a whole word of the name), and what the whole name and the
