@@ -102,7 +102,11 @@ func (c *searchServer) order(ctx context.Context, out *IO, path string, in any, 
 	for begun := time.Now(); ; {
 		done, total, running := state()
 		if live {
-			fmt.Fprintf(out.Stderr, "\r\x1b[K%d of %d documents, %s ", done, total, time.Since(begun).Round(100*time.Millisecond))
+			of := ""
+			if total > 0 {
+				of = fmt.Sprintf(" of about %d", total)
+			}
+			fmt.Fprintf(out.Stderr, "\r\x1b[K%d%s documents, %s ", done, of, time.Since(begun).Round(100*time.Millisecond))
 		}
 		if !running {
 			break

@@ -506,6 +506,11 @@ func (x *Index) Rebuild(ctx context.Context) (err error) {
 		}
 		total += n
 	}
+	if total == 0 {
+		for _, n := range x.Documents() {
+			total += int64(n) // about as many as there are now
+		}
+	}
 	x.set(func(s *Status) { s.Total = total })
 	if err := x.fill(ctx, g, first); err != nil {
 		return err
