@@ -73,8 +73,8 @@ func openGeneration(dir string, shards int, kinds []string, fresh bool) (_ *genS
 			// in memory and written once.
 			"unsafe_batch": true,
 			"bolt_timeout": "2s",
-			// 1 s of nap gathers segments in memory while there are few files; changes that wait are not delayed by it,
-			// measured 2-20 ms, since the persister wakes for them.
+			// No nap of the persister: changes wait for the disk. Few and wide merges: a build ends with one merge of all
+			// (compact), and until the next one a query pays for at most this many small segments.
 			"scorchPersisterOptions": map[string]any{"PersisterNapTimeMSec": 0, "PersisterNapUnderNumFiles": 1000},
 			"scorchMergePlanOptions": map[string]any{"MaxSegmentsPerTier": 30, "MaxSegmentSize": 20_000_000, "TierGrowth": 10.0, "SegmentsPerMergeTask": 30, "FloorSegmentSize": 20_000, "ReclaimDeletesWeight": 2.0},
 		}, analysis())

@@ -99,7 +99,7 @@ func newSegment(s *scorch.SegmentSnapshot, r *ranks) *segment {
 	return &segment{s.Segment(), s.Deleted(), r, &sync.Pool{New: func() any { return new(dicts) }}}
 }
 
-// ranks is the order of a segment's documents: 7 bytes each, and a tenth of a byte for lexicon words.
+// ranks is the order of a segment's documents, 7 bytes each, and its words.
 type ranks struct {
 	docs    int
 	kind    []uint8
