@@ -81,7 +81,6 @@ type dicts [len(fieldNames)]dict
 
 type dict struct {
 	segapi.TermDictionary
-	list segapi.PostingsList // reused
 }
 
 var fieldNames = [...]string{fieldExact, fieldName, fieldWords, fieldNamePre, fieldPre, fieldFilter}
