@@ -37,21 +37,22 @@ import (
 
 // Config is what one replica is.
 type Config struct {
-	Listen     string // host:port
-	Database   string // sqlite:PATH or postgres://…
-	Data       string // folder of what this replica derives: the search index
-	Replica    string // names this replica's place in the event log; default "one"
-	Replicas   int    // how many there are; more than one refuses the embedded stores
-	NATS       string // URL; empty: embedded, in Data/events
-	ClickHouse string // clickhouse://…; empty: plays stay in the log
-	PlaysKey   []byte // makes pseudonyms of listeners in the play logs; at least 16 bytes
-	AdminToken string // made an admin token with all scopes at start; empty: none is made
-	GeoDB      string // MMDB file; empty: none
-	Home       geo.Place
-	Playback   playback.Config
-	PerSecond  float64 // requests of one address or account; 0: 100, negative: no limit
-	Identity   identity.Config
-	Version    string
+	Listen       string // host:port
+	Database     string // sqlite:PATH or postgres://…
+	Data         string // folder of what this replica derives: the search index
+	Replica      string // names this replica's place in the event log; default "one"
+	Replicas     int    // how many there are; more than one refuses the embedded stores
+	NATS         string // URL; empty: embedded, in Data/events
+	ClickHouse   string // clickhouse://…; empty: plays stay in the log
+	PlaysKey     []byte // makes pseudonyms of listeners in the play logs; at least 16 bytes
+	AdminToken   string // made an admin token with all scopes at start; empty: none is made
+	GeoDB        string // MMDB file; empty: none
+	SearchShards int    // of the search index; 0: 1. One is fastest to ask, more are faster to fill
+	Home         geo.Place
+	Playback     playback.Config
+	PerSecond    float64 // requests of one address or account; 0: 100, negative: no limit
+	Identity     identity.Config
+	Version      string
 }
 
 // Objects is the part of origin.Store that the gateway needs.
@@ -115,9 +116,6 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if cp.events, err = eventlog.Open(ctx, eventlog.Config{URL: cfg.NATS, Dir: filepath.Join(cfg.Data, "events")}, plays.Stream, catalogStream); err != nil {
 		return nil, err
 	}
-	if cp.index, err = search.Open(filepath.Join(cfg.Data, "search")); err != nil {
-		return nil, serve.SetupError{Err: err}
-	}
 	if cp.identity, err = identity.New(ctx, cp.db, cfg.Identity); err != nil {
 		return nil, err
 	}
@@ -149,6 +147,10 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	cp.player = player.New(cp.db, cp.notices(), player.Sources{Devices: cp.identity.DeviceNames, Ended: cp.identity.SessionEnded, Tracks: cp.catalog.TracksByID}, log)
 	cp.playback = cp.newPlayback(nodes)
 	cp.playlist = playlist.New(cp.db, playlist.Deps{Tracks: cp.catalog.TracksByID, Names: cp.displayNames, Put: objects.Put})
+	if cp.index, err = search.Open(search.Config{Dir: filepath.Join(cfg.Data, "search"), Shards: cfg.SearchShards, Sources: cp.searchSources(), Log: log}); err != nil {
+		return nil, serve.SetupError{Err: err}
+	}
+	reg.MustRegister(searchMetrics(cp.index)...)
 	cp.offline = cp.newOffline()
 	cp.library = library.New(cp.db, library.Sources{Tracks: cp.catalog.TracksByID, Albums: cp.catalog.AlbumsByID, Artists: cp.catalog.ArtistsByID,
 		People: cp.people, Playing: cp.playing})
@@ -272,11 +274,6 @@ func (cp *ControlPlane) Close() {
 // stores.
 func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	defer cp.Close()
-	if cp.index.Empty() {
-		if err := cp.index.Build(func(f func(api.Track) error) error { return cp.catalog.Each(ctx, f) }); err != nil {
-			return fmt.Errorf("build the search index: %w", err)
-		}
-	}
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var workers sync.WaitGroup
 	defer workers.Wait()
@@ -295,8 +292,9 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 		}, func(err error) { cp.log.Warn("outbox waits, nothing is lost", "err", err) })
 		return nil
 	})
+	start("search index", cp.index.Run)
 	start("search", func(ctx context.Context) error {
-		return cp.events.Consume(ctx, cp.log, eventlog.Reader{Stream: catalogStream.Name, Name: "search-" + cp.cfg.Replica, Batch: 500, Wait: 100 * time.Millisecond}, cp.indexTracks)
+		return cp.events.Consume(ctx, cp.log, eventlog.Reader{Stream: catalogStream.Name, Name: "search-" + cp.cfg.Replica, Batch: 500, Wait: 100 * time.Millisecond}, cp.followCatalogue)
 	})
 	start("purges", cp.fleet.WatchPurges)
 	start("player streams", cp.player.Run)
@@ -342,9 +340,10 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	return err
 }
 
-// indexTracks brings the index up to date with the tracks that a batch names.
-func (cp *ControlPlane) indexTracks(ctx context.Context, batch []eventlog.Message) error {
-	var ids []string
+// followCatalogue brings the caches and the search index up to date with what a batch names; after it, the batch is
+// acknowledged.
+func (cp *ControlPlane) followCatalogue(ctx context.Context, batch []eventlog.Message) error {
+	ids := map[string][]string{}
 	for _, m := range batch {
 		var c store.Changed
 		if err := json.Unmarshal(m.Body, &c); err != nil {
@@ -352,17 +351,10 @@ func (cp *ControlPlane) indexTracks(ctx context.Context, batch []eventlog.Messag
 			continue
 		}
 		cp.catalog.Forget(c.Kind, c.IDs...) // another replica may have made the change
-		if c.Kind == "track" {
-			ids = append(ids, c.IDs...)
-		}
+		ids[c.Kind] = append(ids[c.Kind], c.IDs...)
 	}
-	slices.Sort(ids)
-	for some := range slices.Chunk(slices.Compact(ids), 500) {
-		tracks, err := cp.catalog.TracksByID(ctx, some...)
-		if err != nil {
-			return err
-		}
-		if err := cp.index.Put(tracks...); err != nil {
+	for kind, list := range ids {
+		if err := cp.index.Apply(ctx, kind, list...); err != nil {
 			return err
 		}
 	}

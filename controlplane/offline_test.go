@@ -29,9 +29,7 @@ func (s *server) device(email, name string) (*api.Client, api.Session) {
 
 func (s *server) plan(user string, plan api.Plan) {
 	s.t.Helper()
-	if err := s.cp.SetPlan(s.t.Context(), user, plan); err != nil {
-		s.t.Fatal(err)
-	}
+	call[api.AdminUser](s.t, s.admin, "PATCH", "/v1/admin/users/"+user, api.AdminUserChange{Plan: &plan})
 }
 
 func status(t *testing.T, url string) int {

@@ -52,6 +52,7 @@ func (cp *ControlPlane) routes() http.Handler {
 	a.UseMiddleware(cp.middleware(a))
 	cp.userRoutes(a)
 	cp.catalogRoutes(a, router)
+	cp.searchRoutes(a)
 	cp.playbackRoutes(a)
 	cp.playlistRoutes(a)
 	cp.offlineRoutes(a)

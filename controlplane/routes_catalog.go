@@ -99,15 +99,6 @@ func (cp *ControlPlane) catalogRoutes(a huma.API, router *httprouter.Router) {
 	register(cp, a, operation("list-genre-albums", http.MethodGet, "/v1/genres/{id}/albums", tag, "Albums of a genre, the newest first", needUser), func(ctx context.Context, in *genrePage) (*answer[api.Page[api.Album]], error) {
 		return reply(cp.catalog.GenreAlbums(ctx, in.ID, in.Cursor, in.Limit))
 	})
-	op = operation("search", http.MethodGet, "/v1/search", tag, "Find tracks, albums and artists", needUser)
-	op.Description = "Every word must be found, in any order; the last one also by its beginning, longer ones with a letter or two wrong. Case and accents do not matter."
-	register(cp, a, op, func(ctx context.Context, in *struct {
-		Query string   `query:"q" required:"true" minLength:"1" maxLength:"200"`
-		Type  []string `query:"type" enum:"track,album,artist" default:"track,album,artist"`
-		Limit int      `query:"limit" minimum:"1" maximum:"100" default:"20" doc:"of each type"`
-	}) (*answer[api.SearchResult], error) {
-		return reply(cp.index.Find(ctx, in.Query, in.Type, in.Limit))
-	})
 	cp.curateRoutes(a, router)
 }
 

@@ -47,6 +47,7 @@ type cli struct {
 	StrictCountry  bool             `help:"Refuse tracks that are limited to countries to listeners whose country is not known."`
 	Replica        string           `help:"Name of this replica." default:"one"`
 	Replicas       int              `help:"How many there are." default:"1"`
+	SearchShards   int              `help:"Shards of the search index: one is fastest to ask, more are faster to fill." default:"1"`
 	RateLimit      float64          `help:"Requests a second of one account or address; negative: no limit." default:"100"`
 	PremiumStreams int              `help:"Streams at a time of an account with a plan that is paid for." default:"1"`
 	OIDC           oidc             `embed:"" prefix:"oidc-"`
@@ -75,7 +76,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
 	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
-		GeoDB: c.GeoDB, Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, PerSecond: c.RateLimit, Version: version}
+		GeoDB: c.GeoDB, Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, SearchShards: c.SearchShards, PerSecond: c.RateLimit, Version: version}
 	if cfg.Home, err = parseHome(c.Home); err != nil {
 		return err
 	}

@@ -111,14 +111,6 @@ type Page[T any] struct {
 	Next  string `json:"next,omitempty"`
 }
 
-// SearchResult answers GET /v1/search?q=&type=track,album,artist&limit=, best match first in each list.
-type SearchResult struct {
-	Query   string   `json:"query"`
-	Tracks  []Track  `json:"tracks"`
-	Albums  []Album  `json:"albums"`
-	Artists []Artist `json:"artists"`
-}
-
 // NewPlayback is the body of POST /v1/playback. Codecs, MaxBitrateBps and Renditions say what the player can and wants to
 // play: a rendition has to fit all of them that are given.
 type NewPlayback struct {
