@@ -88,7 +88,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 			cp.Close()
 		}
 	}()
-	locator, err := geo.OpenLocator(cfg.GeoDB, cfg.Home)
+	locator, err := geo.OpenLocator(geo.LocatorConfig{Places: cfg.GeoDB, Home: cfg.Home})
 	if err != nil {
 		return nil, serve.SetupError{Err: err}
 	}

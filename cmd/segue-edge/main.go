@@ -111,7 +111,7 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	var country func(netip.Addr) string
 	if c.GeoDB != "" {
-		places, err := geo.OpenLocator(c.GeoDB, geo.Place{})
+		places, err := geo.OpenLocator(geo.LocatorConfig{Places: c.GeoDB})
 		if err != nil {
 			return serve.SetupError{Err: err}
 		}

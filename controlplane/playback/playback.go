@@ -41,11 +41,13 @@ type Service struct {
 	nodes  func(now time.Time) []geo.Node
 	locate func(netip.Addr) geo.Place
 	key    func() cat.Key // that signs
+
+	Policy geo.Policy // how edges are chosen; set before the first call
 }
 
 // New wires what playback asks.
 func New(db *store.DB, track func(context.Context, media.TrackID) (Track, error), nodes func(time.Time) []geo.Node, locate func(netip.Addr) geo.Place, key func() cat.Key) *Service {
-	return &Service{db, track, nodes, locate, key}
+	return &Service{db: db, track: track, nodes: nodes, locate: locate, key: key}
 }
 
 // ErrNoEdge: no edge is healthy.
@@ -64,7 +66,7 @@ func (s *Service) Start(ctx context.Context, userID string, plan api.Plan, n api
 		return api.Playback{}, err
 	}
 	now := time.Now()
-	d := geo.Decide(s.locate(client), s.nodes(now), geo.Policy{})
+	d := geo.Decide(geo.Client{Place: s.locate(client), ID: userID, Object: media.TrackPrefix(t.ID, t.Version)}, s.nodes(now), s.Policy)
 	if len(d.Picks) == 0 {
 		return api.Playback{}, ErrNoEdge
 	}
@@ -152,7 +154,7 @@ func (s *Service) Play(ctx context.Context, id string) (Play, error) {
 
 // Redirect is the URL of a public object on the edge that is best for a client, or ErrNoEdge.
 func (s *Service) Redirect(key media.Key, client netip.Addr) (string, error) {
-	d := geo.Decide(s.locate(client), s.nodes(time.Now()), geo.Policy{Max: 1})
+	d := geo.Decide(geo.Client{Place: s.locate(client), Object: string(key)}, s.nodes(time.Now()), s.Policy)
 	if len(d.Picks) == 0 {
 		return "", ErrNoEdge
 	}
