@@ -20,6 +20,7 @@ import (
 	"segue/controlplane/playback"
 	"segue/controlplane/plays"
 	"segue/controlplane/search"
+	"segue/controlplane/steer"
 	"segue/controlplane/store"
 	"segue/geo"
 	"segue/internal/eventlog"
@@ -42,7 +43,11 @@ type Config struct {
 	ClickHouse string // clickhouse://…; empty: plays stay in the log
 	PlaysKey   []byte // makes pseudonyms of listeners in the play logs; at least 16 bytes
 	AdminToken string // made an admin token with all scopes at start; empty: none is made
-	GeoDB      string // MMDB file; empty: none
+	GeoDB      string // MMDB file of cities or countries; empty: none
+	GeoASN     string // MMDB file of autonomous systems; empty: none
+	GeoRules   string // file of own rules, see geo.Rules; empty: none
+	Steering   geo.Policy
+	PublicURL  string // scheme://host of the control plane in what players get; empty: the one they reached
 	Home       geo.Place
 	PerSecond  float64 // requests of one address or account; 0: 100, negative: no limit
 	Version    string
@@ -51,6 +56,7 @@ type Config struct {
 // Objects is the part of origin.Store that the gateway needs.
 type Objects interface {
 	objectWriter
+	objectReader
 	catalog.Objects
 }
 
@@ -66,6 +72,8 @@ type ControlPlane struct {
 	catalog  *catalog.Service
 	playback *playback.Service
 	fleet    *fleet.Service
+	steer    *steer.Service
+	places   *geo.Locator
 	ingest   *plays.Ingest
 	sink     *plays.Sink // nil: no ClickHouse
 	tokens   *identity.Keys
@@ -88,10 +96,10 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 			cp.Close()
 		}
 	}()
-	locator, err := geo.OpenLocator(geo.LocatorConfig{Places: cfg.GeoDB, Home: cfg.Home})
-	if err != nil {
+	if cp.places, err = geo.OpenLocator(geo.LocatorConfig{Places: cfg.GeoDB, Networks: cfg.GeoASN, Rules: cfg.GeoRules, Home: cfg.Home}); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
+	cp.metrics.places(reg, cp.places)
 	if cp.db, err = store.Open(ctx, cfg.Database); err != nil {
 		return nil, err
 	}
@@ -126,10 +134,9 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	cp.playback = playback.New(cp.db, func(ctx context.Context, id media.TrackID) (playback.Track, error) {
 		t, err := cp.catalog.Track(ctx, id)
 		return playback.Track{Track: t.Track, Media: t.Media}, err
-	}, nodes.Nodes, locator.Locate, func() cat.Key {
-		id, private := cp.tokens.Current()
-		return cat.Key{ID: id, Alg: cat.EdDSA, Private: private}
-	})
+	}, nodes.Nodes, cp.places.Locate, func() cat.Key { return cp.tokenKeys()[0] })
+	cp.playback.Policy = cfg.Steering
+	cp.steer = steer.New(steer.Config{Nodes: nodes.Nodes, Locate: cp.places.Locate, Issuer: playback.Issuer, Keys: cp.tokenKeys, Object: readSmall(objects), Policy: cfg.Steering})
 	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
 	cp.handler = cp.routes()
 	return cp, nil
@@ -140,6 +147,19 @@ func (cp *ControlPlane) verifyKeys() []api.TokenKey {
 	out := []api.TokenKey{}
 	for id, public := range cp.tokens.Public() {
 		out = append(out, api.TokenKey{ID: id, Alg: cat.EdDSA, Key: public})
+	}
+	return out
+}
+
+// tokenKeys are the keys of access tokens: the first one signs, all verify.
+func (cp *ControlPlane) tokenKeys() []cat.Key {
+	id, private := cp.tokens.Current()
+	public := cp.tokens.Public()
+	out := []cat.Key{{ID: id, Alg: cat.EdDSA, Private: private, Public: public[id]}}
+	for other, key := range public {
+		if other != id {
+			out = append(out, cat.Key{ID: other, Alg: cat.EdDSA, Public: key})
+		}
 	}
 	return out
 }
@@ -215,6 +235,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 		return cp.events.Consume(ctx, cp.log, eventlog.Reader{Stream: catalogStream.Name, Name: "search-" + cp.cfg.Replica, Batch: 500, Wait: 100 * time.Millisecond}, cp.indexTracks)
 	})
 	start("purges", cp.fleet.WatchPurges)
+	start("places", cp.watchPlaces)
 	if cp.sink != nil {
 		start("clickhouse sink", func(ctx context.Context) error { return cp.sink.Run(ctx, cp.events) })
 	}

@@ -12,6 +12,7 @@ import (
 	"segue/controlplane/fleet"
 	"segue/controlplane/identity"
 	"segue/controlplane/playback"
+	"segue/controlplane/steer"
 	"segue/media"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -27,6 +28,8 @@ var problems = []struct {
 	{catalog.ErrMissing, http.StatusConflict, "object-missing"},
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
 	{playback.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
+	{steer.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
+	{steer.ErrOver, http.StatusGone, "play-over"},
 	{media.ErrInvalid, http.StatusBadRequest, "invalid-request"},
 	{media.ErrNoAccess, http.StatusUnauthorized, "unauthenticated"},
 	{media.ErrDenied, http.StatusForbidden, "forbidden"},

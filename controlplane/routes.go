@@ -51,8 +51,10 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.playbackRoutes(a)
 	cp.ingestRoutes(a, router)
 	cp.fleetRoutes(a)
+	cp.steeringRoutes(a)
+	cp.steeringPages(router)
 	cp.pageRoutes(router)
-	return cp.guard(router)
+	return cp.steering(cp.guard(router))
 }
 
 // operation fills what all operations share.
@@ -109,20 +111,4 @@ func (cp *ControlPlane) pageRoutes(router *httprouter.Router) {
 		fmt.Fprintln(w, "ready")
 	})
 	router.GET("/.well-known/jwks.json", func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) { writeJSON(w, cp.identity.JWKS()) })
-	router.GET("/r/*key", func(w http.ResponseWriter, r *http.Request, ps httprouter.Params) {
-		key, err := media.ParseKey(ps.ByName("key")[1:])
-		if err == nil && key.Protected() {
-			err = fmt.Errorf("this object needs a playback: %w", media.ErrDenied)
-		}
-		var to string
-		if err == nil {
-			to, err = cp.playback.Redirect(key, client(r.Context()))
-		}
-		if err != nil {
-			cp.writeProblem(w, r, err)
-			return
-		}
-		w.Header().Set("Cache-Control", "private, max-age=60") // edges come and go
-		http.Redirect(w, r, to, http.StatusFound)
-	})
 }

@@ -21,9 +21,13 @@ func (cp *ControlPlane) playbackRoutes(a huma.API) {
 	op := operation("playback", http.MethodPost, "/v1/playback", tag, "Start to play a track", needUser)
 	op.Description = "Returns URLs on the nearest healthy edge, with a token in their path that ends at expires_at, and the other edges as pathways."
 	op.DefaultStatus = http.StatusCreated
-	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.NewPlayback }) (*answer[api.Playback], error) {
+	register(cp, a, op, func(ctx context.Context, in *struct {
+		reached
+		Body api.NewPlayback
+	}) (*answer[api.Playback], error) {
 		p := principal(ctx)
-		return reply(cp.playback.Start(ctx, p.UserID, p.Plan, in.Body, client(ctx)))
+		granted, err := cp.playback.Start(ctx, p.UserID, p.Plan, in.Body, client(ctx))
+		return reply(cp.steered(granted, err, &in.reached))
 	})
 	op = operation("events", http.MethodPost, "/v1/events", tag, "Report play events", needUser)
 	op.Description = fmt.Sprintf("A JSON array, or NDJSON, of 1 to %d events. 202 means that the accepted ones are durable; a repeat is harmless.", plays.MaxEvents)

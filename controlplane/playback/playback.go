@@ -151,12 +151,3 @@ func (s *Service) Play(ctx context.Context, id string) (Play, error) {
 	p.Plan, p.CreatedAt, p.ExpiresAt = api.Plan(plan), store.Time(created), store.Time(expires)
 	return p, err
 }
-
-// Redirect is the URL of a public object on the edge that is best for a client, or ErrNoEdge.
-func (s *Service) Redirect(key media.Key, client netip.Addr) (string, error) {
-	d := geo.Decide(geo.Client{Place: s.locate(client), Object: string(key)}, s.nodes(time.Now()), s.Policy)
-	if len(d.Picks) == 0 {
-		return "", ErrNoEdge
-	}
-	return d.Picks[0].URL + "/" + string(key), nil
-}
