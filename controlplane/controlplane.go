@@ -47,6 +47,8 @@ type Config struct {
 	GeoASN     string // MMDB file of autonomous systems; empty: none
 	GeoRules   string // file of own rules, see geo.Rules; empty: none
 	Steering   geo.Policy
+	DNSListen  string // host:port, UDP and TCP; empty: no DNS responder
+	DNSZone    string // file of the zone, see steer.Zone
 	PublicURL  string // scheme://host of the control plane in what players get; empty: the one they reached
 	Home       geo.Place
 	PerSecond  float64 // requests of one address or account; 0: 100, negative: no limit
@@ -74,6 +76,7 @@ type ControlPlane struct {
 	fleet    *fleet.Service
 	steer    *steer.Service
 	places   *geo.Locator
+	dns      *steer.DNS // nil: none
 	ingest   *plays.Ingest
 	sink     *plays.Sink // nil: no ClickHouse
 	tokens   *identity.Keys
@@ -137,6 +140,14 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	}, nodes.Nodes, cp.places.Locate, func() cat.Key { return cp.tokenKeys()[0] })
 	cp.playback.Policy = cfg.Steering
 	cp.steer = steer.New(steer.Config{Nodes: nodes.Nodes, Locate: cp.places.Locate, Issuer: playback.Issuer, Keys: cp.tokenKeys, Object: readSmall(objects), Policy: cfg.Steering})
+	if cfg.DNSListen != "" {
+		zone, err := steer.ReadZone(cfg.DNSZone)
+		if err != nil {
+			return nil, serve.SetupError{Err: err}
+		}
+		cp.dns = steer.NewDNS(cp.steer, zone)
+		cp.dns.Told = func(kind string) { cp.metrics.dns.WithLabelValues(kind).Inc() }
+	}
 	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
 	cp.handler = cp.routes()
 	return cp, nil
@@ -236,6 +247,9 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	})
 	start("purges", cp.fleet.WatchPurges)
 	start("places", cp.watchPlaces)
+	if cp.dns != nil {
+		start("dns", func(ctx context.Context) error { return cp.dns.Run(ctx, cp.cfg.DNSListen, func() {}) })
+	}
 	if cp.sink != nil {
 		start("clickhouse sink", func(ctx context.Context) error { return cp.sink.Run(ctx, cp.events) })
 	}

@@ -11,6 +11,7 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	limited  prometheus.Counter
 	steered  *prometheus.CounterVec
+	dns      *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -20,8 +21,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30}}, []string{"operation"}),
 		limited: prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_api_limited_total", Help: "Requests refused with 429."}),
 		steered: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_steering_answers_total", Help: "Steering manifests by format and result; busy: with a long TTL for who asks too often."}, []string{"format", "result"}),
+		dns:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_dns_answers_total", Help: "DNS messages by what became of them: answer, refused, error, limited (truncated), dropped."}, []string{"result"}),
 	}
-	reg.MustRegister(m.requests, m.seconds, m.limited, m.steered)
+	reg.MustRegister(m.requests, m.seconds, m.limited, m.steered, m.dns)
 	return m
 }
 
