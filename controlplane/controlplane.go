@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -92,6 +93,9 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	cfg.Replica, cfg.Replicas, cfg.PerSecond = cmp.Or(cfg.Replica, "one"), cmp.Or(cfg.Replicas, 1), cmp.Or(cfg.PerSecond, 100)
 	if len(cfg.PlaysKey) < 16 {
 		return nil, serve.Setupf("the key for pseudonyms in the play logs has %d bytes, want at least 16", len(cfg.PlaysKey))
+	}
+	if u, err := url.Parse(cfg.PublicURL); cfg.PublicURL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.Path != "") {
+		return nil, serve.Setupf("public URL %q: want https://host with no path", cfg.PublicURL)
 	}
 	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg)}
 	defer func() {

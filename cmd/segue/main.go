@@ -37,8 +37,9 @@ type cli struct {
 }
 
 type admin struct {
-	SQL   AdminSQL   `cmd:"" name:"sql" help:"Ask ClickHouse."`
-	Purge AdminPurge `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
+	SQL     AdminSQL     `cmd:"" name:"sql" help:"Ask ClickHouse."`
+	Purge   AdminPurge   `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
+	Explain AdminExplain `cmd:"" help:"Say where a client would be sent, and why."`
 }
 
 type versionCmd struct{}
