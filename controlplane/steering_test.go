@@ -88,7 +88,7 @@ func TestSteering(t *testing.T) {
 		}
 		beat(near, "http://eu.example")
 		beat(far, "http://us.example")
-		eventually(t, "players leave an edge that drains", func() bool { return strings.Join(priority(), " ") == "us-1" })
+		eventually(t, "players leave an edge that drains", func() bool { return strings.Join(priority(), " ") == "us-1 eu-1" })
 		if err := s.admin.Call(t.Context(), "POST", "/v1/admin/edges/"+near.id+"/undrain", nil, nil); err != nil {
 			t.Fatal(err)
 		}

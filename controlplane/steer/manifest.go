@@ -65,16 +65,17 @@ type Quirk struct{ Player, Does, So string }
 
 // Quirks are minded by this package; the code names each by its number, and the tests have a case for each.
 var Quirks = []Quirk{
-	0: {"hls.js", "reloads in a loop without TTL", "TTL is always there, and 5 or more"},
-	1: {"hls.js", "stops to ask for ever after a 429", "who asks too often gets an answer with a long TTL"},
-	2: {"hls.js, Shaka", "send the pathway without quotes, dash.js with them", "both are read"},
-	3: {"dash.js", "sends all pathways since the last answer, and their throughputs, as lists", "the last one is in use, each throughput counts for its own"},
-	4: {"hls.js, Shaka", "ignore a port in HOST of a clone", "HOST has none; the URLs of variants have"},
-	5: {"dash.js", "drops the port of the pathway that is cloned, and takes proto://host:port for HOST", "it gets that if the port is not the usual one; it is known by its quotes"},
-	6: {"hls.js", "ignores a clone whose ID it knows; dash.js breaks if that is the ID of its base", "the ID has the token's epoch, and is never that of its base"},
-	7: {"Shaka", "adds its parameters once more to the address of the last answer if that has no RELOAD-URI", "RELOAD-URI is always there, and absolute"},
-	8: {"hls.js, dash.js", "stop to ask after a 410 (dash.js: 404 too)", "a play that is over is 410, and nothing else is"},
-	9: {"VHS", "reads SERVICE-LOCATION-PRIORITY for DASH", "it has the same list"},
+	0:  {"hls.js", "reloads in a loop without TTL", "TTL is always there, and 5 or more"},
+	1:  {"hls.js", "stops to ask for ever after a 429", "who asks too often gets an answer with a long TTL"},
+	2:  {"hls.js, Shaka", "send the pathway without quotes, dash.js with them", "both are read"},
+	3:  {"dash.js", "sends all pathways since the last answer, and their throughputs, as lists", "the last one is in use, each throughput counts for its own"},
+	4:  {"hls.js, Shaka", "ignore a port in HOST of a clone", "HOST has none; the URLs of variants have"},
+	5:  {"dash.js", "drops the port of the pathway that is cloned, and takes proto://host:port for HOST", "it gets that if the port is not the usual one; it is known by its quotes"},
+	6:  {"hls.js", "ignores a clone whose ID it knows; dash.js breaks if that is the ID of its base", "the ID has the token's epoch, and is never that of its base"},
+	7:  {"Shaka", "adds its parameters once more to the address of the last answer if that has no RELOAD-URI", "RELOAD-URI is always there, and absolute"},
+	8:  {"hls.js, dash.js", "stop to ask after a 410 (dash.js: 404 too)", "a play that is over is 410, and nothing else is"},
+	9:  {"VHS", "reads SERVICE-LOCATION-PRIORITY for DASH", "it has the same list"},
+	10: {"Shaka", "takes the URLs of a DASH SegmentBase once, when the track begins", "the manifest has it ask before that, so that it knows all pathways: it does not follow later answers, but leaves a dead edge"},
 }
 
 // Query is one question for a steering manifest.
@@ -201,6 +202,12 @@ func (s *Service) ofPlay(now time.Time, q Query, d dialect, token string, known 
 			m.Clones = append(m.Clones, c)
 		}
 		m.Priority = append(m.Priority, id)
+	}
+	for _, name := range known {
+		// One that drains comes last: it works still, and a player whose only other pathway fails has somewhere to go.
+		if n := snap.byName[name]; n != nil && n.Healthy && n.Draining && g.epoch == 0 && !slices.Contains(m.Priority, name) {
+			m.Priority = append(m.Priority, name)
+		}
 	}
 	if len(m.Priority) == 0 {
 		// Nothing is healthy as far as is known here. The player knows better: it stays where it is, and goes through the rest.

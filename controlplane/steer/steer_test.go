@@ -240,6 +240,12 @@ func TestQuirks(t *testing.T) {
 			}
 		},
 	}
+	cases[10] = func(t *testing.T) {
+		b, err := s.Playlist(t.Context(), begun, steer.DASH, s.token, client, "https://cp.example")
+		if err != nil || !strings.Contains(string(b), `queryBeforeStart="true"`) {
+			t.Errorf("%s %v", b, err)
+		}
+	}
 	for i, q := range steer.Quirks {
 		if cases[i] == nil {
 			t.Errorf("no test that %s %s", q.Player, q.Does)
@@ -271,8 +277,12 @@ func TestHealthMovesPlayers(t *testing.T) {
 		t.Fatalf("%+v", a)
 	}
 	s.nodes[0].Draining = true
-	if a := s.ask(time.Second, steer.HLS, base); a.Priority[0] != "us-1" || len(a.Priority) != 2 {
-		t.Errorf("%+v", a)
+	if a := s.ask(time.Second, steer.HLS, base); cmp.Diff(a.Priority, []string{"us-1", "us-2", "eu-1"}) != "" {
+		t.Errorf("an edge that drains does not come last: %+v", a)
+	}
+	s.nodes[0].Healthy = false
+	if a := s.ask(2*time.Second, steer.HLS, base); cmp.Diff(a.Priority, []string{"us-1", "us-2"}) != "" {
+		t.Errorf("a dead edge is in the answer: %+v", a)
 	}
 }
 

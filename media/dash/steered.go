@@ -131,14 +131,15 @@ func relative(s string) error {
 }
 
 // Steered prints the manifest with one BaseURL per pathway, and with the steering server that says which of them to use
-// (ETSI TS 103 998 6): server is absolute. Until its first answer a player uses the first. pathways holds at least one.
+// (ETSI TS 103 998 6): server is absolute. A player asks it before it begins, since Shaka takes the URLs of a SegmentBase
+// once, and would know one pathway only; without an answer it uses the first. pathways holds at least one.
 func (d *Document) Steered(server string, pathways []Pathway) []byte {
 	out := make([]byte, 0, len(d.before)+len(d.after)+len(server)+300*len(pathways))
 	out = append(out, d.before...)
 	for _, w := range pathways {
 		out = fmt.Appendf(out, "\n  <%sBaseURL serviceLocation=\"%s\">%s</%sBaseURL>", d.prefix, escape(w.ID), escape(w.URL), d.prefix)
 	}
-	out = fmt.Appendf(out, "\n  <%sContentSteering defaultServiceLocation=\"%s\" queryBeforeStart=\"false\">%s</%sContentSteering>", d.prefix, escape(pathways[0].ID), escape(server), d.prefix)
+	out = fmt.Appendf(out, "\n  <%sContentSteering defaultServiceLocation=\"%s\" queryBeforeStart=\"true\">%s</%sContentSteering>", d.prefix, escape(pathways[0].ID), escape(server), d.prefix)
 	return append(out, d.after...)
 }
 

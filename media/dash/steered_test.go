@@ -29,7 +29,7 @@ func TestSteered(t *testing.T) {
 	const locations = `
   <BaseURL serviceLocation="eu-1">https://eu.example/t/tok/media/a/b/</BaseURL>
   <BaseURL serviceLocation="us-1">https://us.example/t/tok/media/a/b/</BaseURL>
-  <ContentSteering defaultServiceLocation="eu-1" queryBeforeStart="false">https://cp.example/steering/dash?t=tok&amp;p=eu-1</ContentSteering>`
+  <ContentSteering defaultServiceLocation="eu-1" queryBeforeStart="true">https://cp.example/steering/dash?t=tok&amp;p=eu-1</ContentSteering>`
 	own, err := dash.Manifest(time.Minute, []media.Rendition{{Name: "flac", File: "flac.mp4", Codec: "fLaC"}})
 	if err != nil {
 		t.Fatal(err)
