@@ -1,7 +1,10 @@
 package geo
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/json"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -10,26 +13,63 @@ import (
 
 // Policy tunes Decide. The zero value is the default.
 type Policy struct {
-	Max    int     // picks at most; zero: 3
-	BandKm float64 // nodes nearer than this are equals; further away, those within a quarter of the distance; zero: 100
-	Tier   Tier    // the nodes wanted
+	Max    int     `json:"max,omitempty"`     // picks at most; zero: 3
+	BandKm float64 `json:"band_km,omitempty"` // nodes nearer than this are equals; further away, those within a quarter of the distance; zero: 100
+	Tier   Tier    `json:"tier,omitempty"`    // the nodes wanted
 	// LoadBound is the LoadRatio from which a node passes clients on to the next of its band, a growing part of them up to
 	// all at 1. It is a part, and not a switch, so that the load settles between the two; zero: 0.8.
-	LoadBound float64
+	LoadBound float64 `json:"load_bound,omitempty"`
 	// CanaryPercent of the clients get the nodes marked Canary first among equals; nobody else gets those at all.
-	CanaryPercent float64
-	Regions       map[string]Region // by name; a region without an entry has the zero Region
+	CanaryPercent float64           `json:"canary_percent,omitempty"`
+	Regions       map[string]Region `json:"regions,omitempty"` // by name; a region without an entry has the zero Region
 }
 
 // Region is how one region is treated.
 type Region struct {
-	Rule Rule
+	Rule
 	// Fallback are the regions that its clients get when it has no room, in this order, before any other. Empty: by
 	// distance.
-	Fallback []string
+	Fallback []string `json:"fallback,omitempty"`
 	// SpillAt is the region's mean LoadRatio from which a growing part of its clients, up to all at 1, goes to the next
 	// region that has room; zero: 0.9.
-	SpillAt float64
+	SpillAt float64 `json:"spill_at,omitempty"`
+}
+
+// Validate finds what cannot be meant.
+func (p Policy) Validate() error {
+	ratio := func(name string, v, most float64) error {
+		if v < 0 || v > most {
+			return fmt.Errorf("%s: want 0 to %g", name, most)
+		}
+		return nil
+	}
+	err := cmp.Or(ratio("max", float64(p.Max), 16), ratio("band_km", p.BandKm, 20000), ratio("load_bound", p.LoadBound, 1), ratio("canary_percent", p.CanaryPercent, 100))
+	for name, r := range p.Regions {
+		err = cmp.Or(err, ratio("regions."+name+".spill_at", r.SpillAt, 1))
+		for _, other := range r.Fallback {
+			if other == name {
+				err = cmp.Or(err, fmt.Errorf("regions.%s.fallback: a region is not its own", name))
+			}
+		}
+		for _, e := range slices.Concat(r.Only, r.Never) {
+			_, country := Centroid(e)
+			if number, network := strings.CutPrefix(e, "AS"); !country && (!network || number == "" || strings.Trim(number, "0123456789") != "") {
+				err = cmp.Or(err, fmt.Errorf("regions.%s: %q: want a country of ISO 3166-1 (NL) or a network (AS1136)", name, e))
+			}
+		}
+	}
+	return err
+}
+
+// ParsePolicy reads a policy in JSON; unknown members are errors.
+func ParsePolicy(b []byte) (Policy, error) {
+	var p Policy
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		return p, err
+	}
+	return p, p.Validate()
 }
 
 // Reason says why a node was picked or not. The texts are stable: dashboards and tests may switch on them.

@@ -111,6 +111,19 @@ func TestGoldenDecisions(t *testing.T) {
 	}
 }
 
+func TestParsePolicy(t *testing.T) {
+	p, err := geo.ParsePolicy([]byte(`{"band_km": 50, "canary_percent": 5, "regions": {"ams": {"fallback": ["iad"], "spill_at": 0.7, "never": ["US", "AS1136"]}}}`))
+	want := geo.Policy{BandKm: 50, CanaryPercent: 5, Regions: map[string]geo.Region{"ams": {Fallback: []string{"iad"}, SpillAt: 0.7, Rule: geo.Rule{Never: []string{"US", "AS1136"}}}}}
+	if d := cmp.Diff(p, want); err != nil || d != "" {
+		t.Error(err, d)
+	}
+	for _, text := range []string{`{"colour": 1}`, `{"load_bound": 2}`, `{"regions": {"a": {"fallback": ["a"]}}}`, `{"regions": {"a": {"only": ["Holland"]}}}`, `{"regions": {"a": {"only": ["AS12x"]}}}`, `{"max": -1}`, ``} {
+		if _, err := geo.ParsePolicy([]byte(text)); err == nil {
+			t.Errorf("%s is a policy", text)
+		}
+	}
+}
+
 func anyNodes(t *rapid.T, least int) []geo.Node {
 	n := rapid.IntRange(least, 24).Draw(t, "nodes")
 	out := make([]geo.Node, n)

@@ -51,7 +51,8 @@ func (t Tier) normal() Tier {
 // Only: nobody else, so a client of whom neither is known is refused. Never counts before Only. The zero value is
 // everybody.
 type Rule struct {
-	Only, Never []string
+	Only  []string `json:"only,omitempty"`
+	Never []string `json:"never,omitempty"`
 }
 
 // allows names the entry that decided, for the explanation.

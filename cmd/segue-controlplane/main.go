@@ -44,6 +44,7 @@ type cli struct {
 	GeoDB          string           `help:"MMDB file with cities or countries; read again when it is replaced." name:"geo-db" type:"path" placeholder:"FILE"`
 	GeoASN         string           `help:"MMDB file with autonomous systems." name:"geo-asn" type:"path" placeholder:"FILE"`
 	GeoRules       string           `help:"JSON file that says for addresses and networks what the databases do not know; see docs/steering.md." name:"geo-rules" type:"path" placeholder:"FILE"`
+	Policy         string           `help:"JSON file that says how edges are chosen: bands, load, fallback regions, countries; see docs/steering.md." name:"steering-policy" type:"path" placeholder:"FILE"`
 	DNSListen      string           `help:"Answer DNS here, UDP and TCP, with the nearest edges; empty: do not." name:"dns-listen" placeholder:"HOST:PORT"`
 	DNSZone        string           `help:"JSON file of the zone; see docs/steering.md." name:"dns-zone" type:"path" placeholder:"FILE"`
 	Home           string           `help:"Where addresses of the own network are: LAT,LON." placeholder:"LAT,LON"`
@@ -70,6 +71,15 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 		GeoDB: c.GeoDB, GeoASN: c.GeoASN, GeoRules: c.GeoRules, DNSListen: c.DNSListen, DNSZone: c.DNSZone, PublicURL: strings.TrimRight(c.PublicURL, "/"), PerSecond: c.RateLimit, Version: version}
 	if cfg.Home, err = parseHome(c.Home); err != nil {
 		return err
+	}
+	if c.Policy != "" {
+		b, err := os.ReadFile(c.Policy)
+		if err == nil {
+			cfg.Steering, err = geo.ParsePolicy(b)
+		}
+		if err != nil {
+			return serve.Setupf("steering policy %s: %w", c.Policy, err)
+		}
 	}
 	for _, f := range []struct {
 		file string
