@@ -93,6 +93,17 @@ func (cp *ControlPlane) steered(p api.Playback, err error, o *reached) (api.Play
 	return p, nil
 }
 
+// withoutToken is a path for the log: tokens stand in those of plays.
+func withoutToken(path string) string {
+	for _, prefix := range []string{"/play/", "/r/t/"} {
+		if rest, ok := strings.CutPrefix(path, prefix); ok {
+			_, after, _ := strings.Cut(rest, "/")
+			return prefix + "-/" + after
+		}
+	}
+	return path
+}
+
 // steeringPages are the addresses that players and not programs ask.
 func (cp *ControlPlane) steeringPages(router *httprouter.Router) {
 	playlist := func(w http.ResponseWriter, r *http.Request, ps httprouter.Params) {
