@@ -69,7 +69,7 @@ var Quirks = []Quirk{
 	1:  {"hls.js", "stops to ask for ever after a 429", "who asks too often gets an answer with a long TTL"},
 	2:  {"hls.js, Shaka", "send the pathway without quotes, dash.js with them", "both are read"},
 	3:  {"dash.js", "sends all pathways since the last answer, and their throughputs, as lists", "the last one is in use, each throughput counts for its own"},
-	4:  {"hls.js, Shaka", "ignore a port in HOST of a clone", "HOST has none; the URLs of variants have"},
+	4:  {"hls.js, Shaka", "ignore a port in HOST of a clone; Shaka ignores the URLs of variants", "HOST has none, and is not there for another port: Shaka then stays on the base; the URLs of variants have the port"},
 	5:  {"dash.js", "drops the port of the pathway that is cloned, and takes proto://host:port for HOST", "it gets that if the port is not the usual one; it is known by its quotes"},
 	6:  {"hls.js", "ignores a clone whose ID it knows; dash.js breaks if that is the ID of its base", "the ID has the token's epoch, and is never that of its base"},
 	7:  {"Shaka", "adds its parameters once more to the address of the last answer if that has no RELOAD-URI", "RELOAD-URI is always there, and absolute"},
@@ -194,7 +194,7 @@ func (s *Service) ofPlay(now time.Time, q Query, d dialect, token string, known 
 	for i := range picks {
 		n := &picks[i].Node
 		id := g.pathwayID(n.Name)
-		if !slices.Contains(known, id) {
+		if len(known) > 0 && !slices.Contains(known, id) {
 			c, ok := s.clone(d, q, snap, g, base, id, n, variants)
 			if !ok {
 				continue
@@ -232,20 +232,22 @@ func (s *Service) clone(d dialect, q Query, snap *snapshot, g *Grant, base, id s
 	if err != nil || base == "" || base == id { // quirk 6
 		return clone{}, false
 	}
-	c := clone{Base: base, ID: id, Replace: replacement{Host: u.Hostname()}} // quirk 4
-	if !d.bareHost && u.Port() != "" && !unquoted(q.Params.Get(d.pathway)) {
+	c := clone{Base: base, ID: id}
+	switch of := snap.byName[base]; {
+	case !d.bareHost && u.Port() != "" && !unquoted(q.Params.Get(d.pathway)):
 		c.Replace.Host = u.Scheme + "://" + u.Host // quirk 5
+	case of == nil || samePort(of.URL, n.URL):
+		c.Replace.Host = u.Hostname() // quirk 4
+	case len(variants) == 0:
+		return clone{}, false
 	}
 	if len(variants) > 0 {
 		c.Replace.Variants = make(map[string]string, len(variants))
 		for _, v := range variants {
 			c.Replace.Variants[v] = g.folderOn(n) + v + ".m3u8"
 		}
-		return c, true
 	}
-	// Without URLs of its own a clone differs by its host alone.
-	of := snap.byName[base]
-	return c, of == nil || !d.bareHost && strings.Contains(c.Replace.Host, "://") || samePort(of.URL, n.URL)
+	return c, true
 }
 
 func samePort(a, b string) bool {

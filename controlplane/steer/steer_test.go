@@ -166,12 +166,16 @@ func TestQuirks(t *testing.T) {
 			s.nodes = append(s.nodes, geo.Node{Name: "eu-2", Region: "eu", URL: "http://127.0.0.9:9999", At: s.nodes[0].At, Healthy: true})
 			defer func() { s.nodes = s.nodes[:3] }()
 			a := s.ask(second(1), steer.HLS, base)
-			if len(a.Clones) != 1 || a.Clones[0].ID != "eu-2" || a.Clones[0].Base != "eu-1" || a.Clones[0].Replace.Host != "127.0.0.9" {
+			if len(a.Clones) != 1 || a.Clones[0].ID != "eu-2" || a.Clones[0].Base != "eu-1" || a.Clones[0].Replace.Host != "" {
 				t.Fatalf("%+v", a)
 			}
 			want := map[string]string{"aac_96": "http://127.0.0.9:9999/t/" + s.token + "/media/T/v/aac_96.m3u8", "aac_160": "http://127.0.0.9:9999/t/" + s.token + "/media/T/v/aac_160.m3u8"}
 			if d := cmp.Diff(a.Clones[0].Replace.Variants, want); d != "" {
 				t.Error(d)
+			}
+			s.nodes[3].URL = "http://127.0.0.9:8081"
+			if a := s.ask(second(11), steer.HLS, base); len(a.Clones) != 1 || a.Clones[0].Replace.Host != "127.0.0.9" {
+				t.Errorf("%+v", a)
 			}
 		},
 		5: func(t *testing.T) {
@@ -275,6 +279,9 @@ func TestHealthMovesPlayers(t *testing.T) {
 	base := "t=" + s.token + "&p=eu-1,us-1,us-2&v=aac_96"
 	if a := s.ask(0, steer.HLS, base); a.Priority[0] != "eu-1" || len(a.Clones) != 0 {
 		t.Fatalf("%+v", a)
+	}
+	if a := s.ask(0, steer.HLS, "t="+s.token); a.Priority[0] != "eu-1" || len(a.Clones) != 0 {
+		t.Errorf("without names: %+v", a)
 	}
 	s.nodes[0].Draining = true
 	if a := s.ask(time.Second, steer.HLS, base); cmp.Diff(a.Priority, []string{"us-1", "us-2", "eu-1"}) != "" {

@@ -1,5 +1,6 @@
 // Real players on the steered manifests: two edges on two addresses, each a process of its own. The first edge drains and
-// comes back, and then it is killed while it is in use: every player follows, and none stalls with 8 s in its buffer.
+// comes back, and then it is killed while it is in use, and another joins: every player follows, and none stalls with 8 s in
+// its buffer.
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -14,7 +15,8 @@ const require = createRequire(import.meta.url);
 const dir = mkdtempSync(join(tmpdir(), "segue-steering-"));
 const token = "sga_0123456789abcdef0123456789abcdef";
 const running = [];
-let base, chrome, pages, players, call, track;
+const edges = {};
+let base, chrome, pages, call, track, addEdge;
 
 /** run starts one of our programs and waits until it answers. */
 async function run(program, args, ready) {
@@ -37,21 +39,22 @@ const admin = async (method, path, body) => {
 };
 
 before(async () => {
-  const port = await freePorts(2, ["127.0.0.1", "127.0.0.2", "127.0.0.3"]);
+  const port = await freePorts(2, ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"]);
   base = `http://127.0.0.1:${port}`;
   mkdirSync(join(dir, "origin"));
   writeFileSync(join(dir, "token"), token);
   writeFileSync(join(dir, "plays.key"), "a key for pseudonyms in a test");
   await run("segue-controlplane", ["--listen", `127.0.0.1:${port}`, "--data", join(dir, "control"), "--origin", join(dir, "origin"), "--admin-token-file", join(dir, "token"),
     "--plays-key-file", join(dir, "plays.key"), "--home", "52.4,4.9"], base + "/readyz");
-  for (const [name, region, address, latitude, longitude] of [["near-1", "near", "127.0.0.2", 52.4, 4.9], ["far-1", "far", "127.0.0.3", 39, -77.5]]) {
+  addEdge = async (name, region, address, latitude, longitude) => {
     await admin("PUT", "/v1/admin/regions/" + region, { display_name: region, latitude, longitude });
     writeFileSync(join(dir, name + ".join"), (await admin("POST", "/v1/admin/join-tokens", { region })).token);
     const url = `http://${address}:${port + 1}`;
-    players ??= {};
-    players[name] = { url, ...await run("segue-edge", ["--listen", `${address}:${port + 1}`, "--origin", join(dir, "origin"), "--control", base, "--name", name, "--join-token-file", join(dir, name + ".join"),
+    edges[name] = { url, ...await run("segue-edge", ["--listen", `${address}:${port + 1}`, "--origin", join(dir, "origin"), "--control", base, "--name", name, "--join-token-file", join(dir, name + ".join"),
       "--state", join(dir, name), "--memory", "64MiB"], url + "/readyz") };
-  }
+  };
+  await addEdge("near-1", "near", "127.0.0.2", 52.4, 4.9);
+  await addEdge("far-1", "far", "127.0.0.3", 39, -77.5);
   const music = join(dir, "long.ogg"); // three minutes, so that nobody comes to the end
   execFileSync("ffmpeg", ["-nostdin", "-v", "error", "-stream_loop", "9", "-i", join(musicDir(), "victory2.ogg"), "-t", "180", "-c", "copy", "-map_metadata", "-1", "-metadata", "title=Long", music]);
   execFileSync(join(root, "bin/segue"), ["ingest", "--server", base, "--token-file", join(dir, "token"), music], { stdio: "ignore" });
@@ -129,7 +132,7 @@ test("players follow steering and survive an edge", async (t) => {
     const page = await chrome.newPage();
     const one = { player, page, edge: "", asked: 0 };
     page.on("response", (r) => {
-      for (const name in players) if (r.url().startsWith(players[name].url + "/") && r.url().includes(".mp4") && r.ok()) one.edge = name;
+      for (const name in edges) if (r.url().startsWith(edges[name].url + "/") && r.url().includes(".mp4") && r.ok()) one.edge = name;
       if (r.url().startsWith(base + "/steering/")) one.asked++;
     });
     await page.goto(`http://127.0.0.1:${pages.address().port}/`);
@@ -148,12 +151,14 @@ test("players follow steering and survive an edge", async (t) => {
   await admin("POST", `/v1/admin/edges/${id}/undrain`);
   await each("it comes back", (one) => one.edge === "near-1", 40_000, steerable);
   for (const one of all) await one.page.evaluate(() => { window.seen.before = window.seen.stalls.splice(0); });
-  players["near-1"].child.kill("SIGKILL");
+  edges["near-1"].child.kill("SIGKILL");
   const killed = Date.now();
   const from = await Promise.all(all.map(async (one) => (await state(one)).at));
   await each("it goes on from the other edge", (one) => one.edge === "far-1", 15_000);
   await each("it plays on past its buffer", async (one) => (await state(one)).at > from[all.indexOf(one)] + 12, 25_000);
   t.diagnostic(`all went on, looked at ${Date.now() - killed} ms after the kill`);
+  await addEdge("near-2", "near", "127.0.0.4", 52.4, 4.9);
+  await each("it moves to an edge that its manifest does not have", (one) => one.edge === "near-2", 30_000, steerable);
   for (const one of all) {
     const s = await state(one);
     assert.deepEqual(s.errors, [], one.player);
