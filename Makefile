@@ -31,6 +31,7 @@ bench-edge: ## segue-edge beside nginx, Varnish and Traffic Server: some twenty 
 deps-up: # what `make up` needs
 	@tools/debian.sh tools/debian-up.txt
 	@tools/npm.sh tools/chdb .cache/chdb
+	@tools/npm.sh tools/geo .cache/geo
 
 deps: deps-up ## all that tests need: ffmpeg, music, PostgreSQL, Chromium, MinIO, npm packages
 	@tools/debian.sh tools/debian-test.txt

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -24,6 +25,7 @@ import (
 	"segue/controlplane/playlist"
 	"segue/controlplane/plays"
 	"segue/controlplane/search"
+	"segue/controlplane/steer"
 	"segue/controlplane/store"
 	"segue/geo"
 	"segue/internal/eventlog"
@@ -46,7 +48,13 @@ type Config struct {
 	ClickHouse   string // clickhouse://…; empty: plays stay in the log
 	PlaysKey     []byte // makes pseudonyms of listeners in the play logs; at least 16 bytes
 	AdminToken   string // made an admin token with all scopes at start; empty: none is made
-	GeoDB        string // MMDB file; empty: none
+	GeoDB        string // MMDB file of cities or countries; empty: none
+	GeoASN       string // MMDB file of autonomous systems; empty: none
+	GeoRules     string // file of own rules, see geo.Rules; empty: none
+	Steering     geo.Policy
+	DNSListen    string // host:port, UDP and TCP; empty: no DNS responder
+	DNSZone      string // file of the zone, see steer.Zone
+	PublicURL    string // scheme://host of the control plane in what players get; empty: the one they reached
 	SearchShards int    // of the search index; 0: 1. One is fastest to ask, more are faster to fill
 	Home         geo.Place
 	Playback     playback.Config
@@ -58,6 +66,7 @@ type Config struct {
 // Objects is the part of origin.Store that the gateway needs.
 type Objects interface {
 	objectWriter
+	objectReader
 	catalog.Objects
 }
 
@@ -77,11 +86,13 @@ type ControlPlane struct {
 	fleet    *fleet.Service
 	library  *library.Service
 	player   *player.Service
+	steer    *steer.Service
+	places   *geo.Locator
+	dns      *steer.DNS // nil: none
 	ingest   *plays.Ingest
 	sink     *plays.Sink // nil: no ClickHouse
 	tokens   *identity.Keys
 	licences *identity.Keys // sign offline licences
-	locator  *geo.Locator
 	handler  http.Handler
 	metrics  *metrics
 }
@@ -98,15 +109,19 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if err := cfg.Identity.Validate(); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
+	if u, err := url.Parse(cfg.PublicURL); cfg.PublicURL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.Path != "") {
+		return nil, serve.Setupf("public URL %q: want https://host with no path", cfg.PublicURL)
+	}
 	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg)}
 	defer func() {
 		if err != nil {
 			cp.Close()
 		}
 	}()
-	if cp.locator, err = geo.OpenLocator(cfg.GeoDB, cfg.Home); err != nil {
+	if cp.places, err = geo.OpenLocator(geo.LocatorConfig{Places: cfg.GeoDB, Networks: cfg.GeoASN, Rules: cfg.GeoRules, Home: cfg.Home}); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
+	cp.metrics.places(reg, cp.places)
 	if cp.db, err = store.Open(ctx, cfg.Database); err != nil {
 		return nil, err
 	}
@@ -146,6 +161,15 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	}
 	cp.player = player.New(cp.db, cp.notices(), player.Sources{Devices: cp.identity.DeviceNames, Ended: cp.identity.SessionEnded, Tracks: cp.catalog.TracksByID}, log)
 	cp.playback = cp.newPlayback(nodes)
+	cp.steer = steer.New(steer.Config{Nodes: nodes.Nodes, Locate: cp.places.Locate, Issuer: playback.Issuer, Keys: cp.tokenKeys, Object: readSmall(objects), Policy: cfg.Steering})
+	if cfg.DNSListen != "" {
+		zone, err := steer.ReadZone(cfg.DNSZone)
+		if err != nil {
+			return nil, serve.SetupError{Err: err}
+		}
+		cp.dns = steer.NewDNS(cp.steer, zone)
+		cp.dns.Told = func(kind string) { cp.metrics.dns.WithLabelValues(kind).Inc() }
+	}
 	cp.playlist = playlist.New(cp.db, playlist.Deps{Tracks: cp.catalog.TracksByID, Names: cp.displayNames, Put: objects.Put})
 	if cp.index, err = search.Open(search.Config{Dir: filepath.Join(cfg.Data, "search"), Shards: cfg.SearchShards, Sources: cp.searchSources(), Log: log}); err != nil {
 		return nil, serve.SetupError{Err: err}
@@ -175,6 +199,19 @@ func (cp *ControlPlane) verifyKeys() []api.TokenKey {
 		out = append(out, api.TokenKey{ID: id, Alg: cat.EdDSA, Key: public})
 	}
 	slices.SortFunc(out, func(a, b api.TokenKey) int { return cmp.Compare(a.ID, b.ID) }) // else the revision of every edge's config would change by itself
+	return out
+}
+
+// tokenKeys are the keys of access tokens: the first one signs, all verify.
+func (cp *ControlPlane) tokenKeys() []cat.Key {
+	id, private := cp.tokens.Current()
+	public := cp.tokens.Public()
+	out := []cat.Key{{ID: id, Alg: cat.EdDSA, Private: private, Public: public[id]}}
+	for other, key := range public {
+		if other != id {
+			out = append(out, cat.Key{ID: other, Alg: cat.EdDSA, Public: key})
+		}
+	}
 	return out
 }
 
@@ -311,6 +348,10 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 			run(ctx, failed)
 			return nil
 		})
+	}
+	start("places", cp.watchPlaces)
+	if cp.dns != nil {
+		start("dns", func(ctx context.Context) error { return cp.dns.Run(ctx, cp.cfg.DNSListen, func() {}) })
 	}
 	if cp.sink != nil {
 		start("clickhouse sink", func(ctx context.Context) error { return cp.sink.Run(ctx, cp.events) })

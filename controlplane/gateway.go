@@ -81,7 +81,7 @@ func (cp *ControlPlane) guard(next http.Handler) http.Handler {
 		}
 		defer func() {
 			if v := recover(); v != nil && v != http.ErrAbortHandler {
-				cp.log.Error("bug: request panicked", "request", id, "path", r.URL.Path, "err", v, "stack", string(debug.Stack()))
+				cp.log.Error("bug: request panicked", "request", id, "path", withoutToken(r.URL.Path), "err", v, "stack", string(debug.Stack()))
 				cp.writeProblem(w, r, errors.New("panic"))
 			}
 		}()

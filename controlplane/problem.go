@@ -15,6 +15,7 @@ import (
 	"segue/controlplane/playback"
 	"segue/controlplane/player"
 	"segue/controlplane/playlist"
+	"segue/controlplane/steer"
 	"segue/media"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -51,6 +52,8 @@ var problems = []struct {
 	{player.ErrNotActive, http.StatusConflict, "not-active"},
 	{player.ErrNoActive, http.StatusConflict, "no-active-device"},
 	{media.ErrChanged, http.StatusPreconditionFailed, "changed"},
+	{steer.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
+	{steer.ErrOver, http.StatusGone, "play-over"},
 	{media.ErrInvalid, http.StatusBadRequest, "invalid-request"},
 	{media.ErrNoAccess, http.StatusUnauthorized, "unauthenticated"},
 	{media.ErrDenied, http.StatusForbidden, "forbidden"},

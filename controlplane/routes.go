@@ -60,8 +60,10 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.fleetRoutes(a)
 	cp.libraryRoutes(a)
 	cp.playerRoutes(a, router)
+	cp.steeringRoutes(a)
+	cp.steeringPages(router)
 	cp.pageRoutes(router)
-	return cp.guard(router)
+	return cp.steering(cp.guard(router))
 }
 
 // operation fills what all operations share.
@@ -125,21 +127,5 @@ func (cp *ControlPlane) pageRoutes(router *httprouter.Router) {
 	})
 	router.GET("/.well-known/jwks.json", func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
 		writeJSON(w, cp.identity.Keys().JWKS())
-	})
-	router.GET("/r/*key", func(w http.ResponseWriter, r *http.Request, ps httprouter.Params) {
-		key, err := media.ParseKey(ps.ByName("key")[1:])
-		if err == nil && key.Protected() {
-			err = fmt.Errorf("this object needs a playback: %w", media.ErrDenied)
-		}
-		var to string
-		if err == nil {
-			to, err = cp.playback.Redirect(key, client(r.Context()))
-		}
-		if err != nil {
-			cp.writeProblem(w, r, err)
-			return
-		}
-		w.Header().Set("Cache-Control", "private, max-age=60") // edges come and go
-		http.Redirect(w, r, to, http.StatusFound)
 	})
 }

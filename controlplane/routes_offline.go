@@ -16,6 +16,7 @@ import (
 	"segue/controlplane/playback"
 	"segue/controlplane/plays"
 	"segue/media"
+	"segue/media/cat"
 
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -86,7 +87,7 @@ func (cp *ControlPlane) offlineRoutes(a huma.API) {
 // newOffline wires what offline asks of the others.
 func (cp *ControlPlane) newOffline() *offline.Service {
 	return offline.New(cp.db, offline.Sources{
-		Plan: cp.identity.Plan, Devices: func(plan api.Plan) int { return cp.identity.Limits(plan).OfflineDevices }, Device: cp.deviceName, Item: cp.offlineItem, Key: cp.tokenKey, Revoke: cp.fleet.Revoke,
+		Plan: cp.identity.Plan, Devices: func(plan api.Plan) int { return cp.identity.Limits(plan).OfflineDevices }, Device: cp.deviceName, Item: cp.offlineItem, Key: func() cat.Key { return cp.tokenKeys()[0] }, Revoke: cp.fleet.Revoke,
 		Signer: func() (string, ed25519.PrivateKey) { return cp.licences.Current() },
 		Track: func(ctx context.Context, id media.TrackID) (offline.Track, error) {
 			t, err := cp.catalog.Track(ctx, id)

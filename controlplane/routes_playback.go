@@ -31,17 +31,23 @@ func (cp *ControlPlane) playbackRoutes(a huma.API) {
 		"A stream lives by its events and keepalives, at least one in 60 s, until its event end. A device may ask for the next track before the first has ended. " +
 		"403 of type plan-required or not-available-here and 409 of type no-media say why a track cannot be played."
 	op.DefaultStatus = http.StatusCreated
-	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.NewPlayback }) (*answer[api.Playback], error) {
-		return reply(cp.playback.Start(ctx, listener(ctx), in.Body))
+	register(cp, a, op, func(ctx context.Context, in *struct {
+		reached
+		Body api.NewPlayback
+	}) (*answer[api.Playback], error) {
+		granted, err := cp.playback.Start(ctx, listener(ctx), in.Body)
+		return reply(cp.steered(granted, err, &in.reached))
 	})
 	op = operation("renew-playback", http.MethodPost, "/v1/playback/{play_id}/renew", tag, "New URLs for a play that goes on", needUser)
 	op.Description = "The same play with a new token and the edges that are best now; the body says again what the player can play. 410 of type play-over: it has ended, or another device took over."
 	register(cp, a, op, func(ctx context.Context, in *struct {
+		reached
 		PlayID string `path:"play_id" maxLength:"64"`
 		Body   api.RenewPlayback
 	}) (*answer[api.Playback], error) {
 		b := in.Body
-		return reply(cp.playback.Renew(ctx, listener(ctx), in.PlayID, api.NewPlayback{Rendition: b.Rendition, Codecs: b.Codecs, MaxBitrateBps: b.MaxBitrateBps, Renditions: b.Renditions, NextTrackIDs: b.NextTrackIDs}))
+		granted, err := cp.playback.Renew(ctx, listener(ctx), in.PlayID, api.NewPlayback{Rendition: b.Rendition, Codecs: b.Codecs, MaxBitrateBps: b.MaxBitrateBps, Renditions: b.Renditions, NextTrackIDs: b.NextTrackIDs})
+		return reply(cp.steered(granted, err, &in.reached))
 	})
 	op = operation("keep-playback", http.MethodPut, "/v1/playback/{play_id}/keepalive", tag, "Say that a play goes on", needUser)
 	op.Description = "For players that report no progress every 30 s, and for those that want to know soon of a take-over: 410 of type play-over."
@@ -88,8 +94,8 @@ func listener(ctx context.Context) playback.Listener {
 
 // newPlayback wires what playback asks of the others.
 func (cp *ControlPlane) newPlayback(nodes *registry.Memory) *playback.Service {
-	return playback.New(cp.db, cp.cfg.Playback, playback.Sources{
-		Plan: cp.identity.Plan, Limits: cp.planLimits, Device: cp.deviceName, Nodes: nodes.Nodes, Locate: cp.locator.Locate, Where: cp.locator.Country, Key: cp.tokenKey, Revoke: cp.fleet.Revoke,
+	return playback.New(cp.db, playback.Config{Policy: cp.cfg.Steering, RefuseUnknownCountry: cp.cfg.Playback.RefuseUnknownCountry}, playback.Sources{
+		Plan: cp.identity.Plan, Limits: cp.planLimits, Device: cp.deviceName, Nodes: nodes.Nodes, Locate: cp.places.Locate, Where: cp.places.Country, Key: func() cat.Key { return cp.tokenKeys()[0] }, Revoke: cp.fleet.Revoke,
 		Track: func(ctx context.Context, id media.TrackID) (playback.Track, error) {
 			t, err := cp.catalog.Playable(ctx, id)
 			return playback.Track{Track: t.Track, Media: t.Media, AvailableIn: t.AvailableIn}, err
@@ -112,12 +118,6 @@ func (cp *ControlPlane) newPlayback(nodes *registry.Memory) *playback.Service {
 func (cp *ControlPlane) planLimits(plan api.Plan) playback.Limits {
 	l := cp.identity.Limits(plan)
 	return playback.Limits{MaxBitrateBps: l.MaxBitrateBps, Lossless: l.Lossless, Streams: l.Streams}
-}
-
-// tokenKey signs access tokens for edges.
-func (cp *ControlPlane) tokenKey() cat.Key {
-	id, private := cp.tokens.Current()
-	return cat.Key{ID: id, Alg: cat.EdDSA, Private: private}
 }
 
 // deviceName is how a device is called to the account's other devices; media.ErrNoAccess when it was taken away.

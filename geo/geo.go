@@ -1,93 +1,117 @@
-// Package geo places clients and chooses nodes for them. Decide is pure; Locate looks an address up in an MMDB file.
+// Package geo places clients and chooses nodes for them.
+//
+//	address -> Locator (own rules, MMDB files, centroids of countries) -> Place -> Decide -> Decision
+//
+// Decide is pure. What prints its answer (steering manifest, redirect, DNS) is elsewhere.
 package geo
 
 import (
-	"cmp"
-	"fmt"
 	"math"
-	"slices"
+	"strings"
 )
 
 // Point is a place on the globe, in degrees; north and east are positive.
 type Point struct{ Lat, Lon float64 }
 
-// Place is what is known of a client's whereabouts. OK false: nothing is, and the rest is zero.
+// Place is what is known of a client's whereabouts. OK false: Point is not known; the other fields may be nevertheless.
 type Place struct {
 	Point
 	Country string // ISO 3166-1 alpha-2, or empty
 	OK      bool
+	ASN     uint32 // autonomous system number; 0: not known
+	Region  string // a region that an own rule ties the client to; empty: the nearest
+	Source  string // where Point comes from: rule, database, country (a centroid), home; empty: not known
 }
 
 // DistanceKm is the great-circle distance, on a sphere of the Earth's mean radius.
 func DistanceKm(a, b Point) float64 {
 	const radius, deg = 6371.0088, math.Pi / 180
-	dLat, dLon := (b.Lat-a.Lat)*deg, (b.Lon-a.Lon)*deg
-	h := math.Pow(math.Sin(dLat/2), 2) + math.Cos(a.Lat*deg)*math.Cos(b.Lat*deg)*math.Pow(math.Sin(dLon/2), 2)
+	sLat, sLon := math.Sin((b.Lat-a.Lat)*deg/2), math.Sin((b.Lon-a.Lon)*deg/2)
+	h := sLat*sLat + math.Cos(a.Lat*deg)*math.Cos(b.Lat*deg)*sLon*sLon
 	return 2 * radius * math.Asin(math.Min(1, math.Sqrt(h)))
 }
 
-// Node is one edge, as the registry sees it now.
+// Tier says what a node is for.
+type Tier string
+
+// Tiers. Players are sent to edges; edges ask shields before the origin.
+const (
+	TierEdge   Tier = "" // also written "edge"
+	TierShield Tier = "shield"
+)
+
+func (t Tier) normal() Tier {
+	if t == "edge" {
+		return TierEdge
+	}
+	return t
+}
+
+// Rule says whom a node or region may serve. An entry is a country ("NL", ISO 3166-1 alpha-2) or a network ("AS1136").
+// Only: nobody else, so a client of whom neither is known is refused. Never counts before Only. The zero value is
+// everybody.
+type Rule struct {
+	Only  []string `json:"only,omitempty"`
+	Never []string `json:"never,omitempty"`
+}
+
+// allows names the entry that decided, for the explanation.
+func (r *Rule) allows(country, network string) bool {
+	for _, e := range r.Never {
+		if matches(e, country, network) {
+			return false
+		}
+	}
+	for _, e := range r.Only {
+		if matches(e, country, network) {
+			return true
+		}
+	}
+	return len(r.Only) == 0
+}
+
+func matches(entry, country, network string) bool {
+	return entry != "" && (strings.EqualFold(entry, country) || strings.EqualFold(entry, network))
+}
+
+// Node is one server, as the registry sees it now.
 type Node struct {
-	ID        string
-	Name      string
-	Region    string
-	URL       string // scheme://host[:port]
-	At        Point
-	Healthy   bool
-	Draining  bool
-	LoadRatio float64 // 0..1 of what it can take
+	ID          string
+	Name        string
+	Region      string
+	URL         string // scheme://host[:port]
+	At          Point
+	Healthy     bool
+	Draining    bool
+	LoadRatio   float64 // 0..1 of what it can take
+	Tier        Tier
+	Weight      float64 // its share among equals, beside its capacity; zero: 1
+	CapacityBps float64 // what it can send; zero: 1 Gbit/s
+	Canary      bool    // serves only the clients of Policy.CanaryPercent
+	Rule        Rule
 }
 
-// Policy tunes Decide. The zero value is the default.
-type Policy struct {
-	Max    int     // picks at most; default 3
-	BandKm float64 // nodes within so much of the nearest are equals, ranked by load; default 100
-}
+// defaultCapacityBps is taken for a node that does not say what it can send.
+const defaultCapacityBps = 1e9
 
-// Decision is the answer: nodes best first, and why each other node was not picked.
-type Decision struct {
-	Picks    []Pick
-	Rejected map[string]string // node name -> reason
-}
-
-// Pick is one chosen node. DistanceKm is -1 when the client's place is unknown.
-type Pick struct {
-	Node
-	DistanceKm float64
-}
-
-// Decide ranks nodes for one client: healthy and not draining ones, by distance in bands, then by load, then by name so
-// that the answer is stable. An unknown place means rank by load only. With no usable node Picks is empty.
-func Decide(client Place, nodes []Node, p Policy) Decision {
-	p.Max, p.BandKm = cmp.Or(p.Max, 3), cmp.Or(p.BandKm, 100)
-	d := Decision{Rejected: map[string]string{}}
-	for _, n := range nodes {
-		switch {
-		case !n.Healthy:
-			d.Rejected[n.Name] = "no heartbeat"
-		case n.Draining:
-			d.Rejected[n.Name] = "draining"
-		default:
-			pick := Pick{n, -1}
-			if client.OK {
-				pick.DistanceKm = DistanceKm(client.Point, n.At)
-			}
-			d.Picks = append(d.Picks, pick)
-		}
+// share is the part of the objects of a band that a node gets, relative to the others.
+func (n *Node) share() float64 {
+	w, c := n.Weight, n.CapacityBps
+	if w == 0 {
+		w = 1
 	}
-	nearest := math.Inf(1)
-	for _, k := range d.Picks {
-		nearest = min(nearest, k.DistanceKm)
+	if c == 0 {
+		c = defaultCapacityBps
 	}
-	band := func(k Pick) float64 { return math.Floor((k.DistanceKm - nearest) / p.BandKm) }
-	slices.SortStableFunc(d.Picks, func(a, b Pick) int {
-		return cmp.Or(cmp.Compare(band(a), band(b)), cmp.Compare(a.LoadRatio, b.LoadRatio), cmp.Compare(a.Name, b.Name))
-	})
-	if len(d.Picks) > p.Max {
-		for _, k := range d.Picks[p.Max:] {
-			d.Rejected[k.Name] = fmt.Sprintf("not among the best %d", p.Max)
-		}
-		d.Picks = d.Picks[:p.Max]
-	}
-	return d
+	return w * c / defaultCapacityBps
+}
+
+// Client is who asks, and for what. A Place alone is enough: then nodes that are equally near are ranked by load.
+type Client struct {
+	Place
+	// ID decides who is a canary and who is passed on when a node is full: an account, a play, a network. May be empty.
+	ID string
+	// Object spreads over the equally near nodes, each object always to the same one, so that their caches hold different
+	// things: a track's folder, a path. Empty: the least loaded one.
+	Object string
 }

@@ -2,7 +2,6 @@ package geo_test
 
 import (
 	"math"
-	"net/netip"
 	"testing"
 
 	"segue/geo"
@@ -34,7 +33,7 @@ func TestDecide(t *testing.T) {
 	}
 	f := func(why string, c geo.Place, max int, want ...string) {
 		t.Helper()
-		d := geo.Decide(c, nodes, geo.Policy{Max: max})
+		d := geo.Decide(geo.Client{Place: c}, nodes, geo.Policy{Max: max})
 		var got []string
 		for _, p := range d.Picks {
 			got = append(got, p.Name)
@@ -49,20 +48,4 @@ func TestDecide(t *testing.T) {
 	f("near first, then less loaded", geo.Place{Point: amsterdam, OK: true}, 3, "eu-2", "eu-1", "us-1")
 	f("other side", geo.Place{Point: ashburn, OK: true}, 1, "us-1")
 	f("unknown place: by load", geo.Place{}, 3, "us-1", "eu-2", "eu-1")
-}
-
-func TestLocateHome(t *testing.T) {
-	l, err := geo.OpenLocator("", geo.Place{Point: amsterdam, OK: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if p := l.Locate(netip.MustParseAddr("::ffff:127.0.0.1")); !p.OK {
-		t.Error("loopback is not at home")
-	}
-	if p := l.Locate(netip.MustParseAddr("192.0.2.1")); p.OK {
-		t.Error("a foreign address is placed with no database")
-	}
-	if _, err := geo.OpenLocator("none.mmdb", geo.Place{}); err == nil {
-		t.Error("a missing file is no error")
-	}
 }

@@ -42,7 +42,13 @@ type cli struct {
 	Origin         string           `help:"Media objects: s3://bucket[/prefix]?endpoint=http://host:port, or a folder." required:"" placeholder:"WHERE"`
 	AdminTokenFile string           `help:"File with a secret that becomes an admin token." type:"path" required:"" placeholder:"FILE"`
 	PlaysKeyFile   string           `help:"File with a secret that makes pseudonyms in the play logs; the same on all replicas." type:"path" required:"" placeholder:"FILE"`
-	GeoDB          string           `help:"MMDB file with cities." name:"geo-db" type:"path" placeholder:"FILE"`
+	PublicURL      string           `help:"https://host of this control plane in what players get; default: the one they reached." name:"public-url" placeholder:"URL"`
+	GeoDB          string           `help:"MMDB file with cities or countries; read again when it is replaced." name:"geo-db" type:"path" placeholder:"FILE"`
+	GeoASN         string           `help:"MMDB file with autonomous systems." name:"geo-asn" type:"path" placeholder:"FILE"`
+	GeoRules       string           `help:"JSON file that says for addresses and networks what the databases do not know; see docs/steering.md." name:"geo-rules" type:"path" placeholder:"FILE"`
+	Policy         string           `help:"JSON file that says how edges are chosen: bands, load, fallback regions, countries; see docs/steering.md." name:"steering-policy" type:"path" placeholder:"FILE"`
+	DNSListen      string           `help:"Answer DNS here, UDP and TCP, with the nearest edges; empty: do not." name:"dns-listen" placeholder:"HOST:PORT"`
+	DNSZone        string           `help:"JSON file of the zone; see docs/steering.md." name:"dns-zone" type:"path" placeholder:"FILE"`
 	Home           string           `help:"Where addresses of the own network are: LAT,LON." placeholder:"LAT,LON"`
 	StrictCountry  bool             `help:"Refuse tracks that are limited to countries to listeners whose country is not known."`
 	Replica        string           `help:"Name of this replica." default:"one"`
@@ -76,9 +82,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
 	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
-		GeoDB: c.GeoDB, Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, SearchShards: c.SearchShards, PerSecond: c.RateLimit, Version: version}
+		GeoDB: c.GeoDB, GeoASN: c.GeoASN, GeoRules: c.GeoRules, DNSListen: c.DNSListen, DNSZone: c.DNSZone, PublicURL: strings.TrimRight(c.PublicURL, "/"),
+		Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, SearchShards: c.SearchShards, PerSecond: c.RateLimit, Version: version}
 	if cfg.Home, err = parseHome(c.Home); err != nil {
 		return err
+	}
+	if c.Policy != "" {
+		b, err := os.ReadFile(c.Policy)
+		if err == nil {
+			cfg.Steering, err = geo.ParsePolicy(b)
+		}
+		if err != nil {
+			return serve.Setupf("steering policy %s: %w", c.Policy, err)
+		}
 	}
 	cfg.Identity = identity.Config{PremiumStreams: c.PremiumStreams, OIDC: identity.OIDC{Issuer: c.OIDC.Issuer, ClientID: c.OIDC.ClientID, RedirectBase: c.OIDC.RedirectBase}}
 	for _, f := range []struct {

@@ -111,9 +111,9 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 		}
 	}
 	var country func(netip.Addr) string
+	var places *geo.Locator
 	if c.GeoDB != "" {
-		places, err := geo.OpenLocator(c.GeoDB, geo.Place{})
-		if err != nil {
+		if places, err = geo.OpenLocator(geo.LocatorConfig{Places: c.GeoDB}); err != nil {
 			return serve.SetupError{Err: err}
 		}
 		country = places.Country
@@ -136,6 +136,16 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	parts = append(parts, serve.Part{Name: "profiler", Run: serve.Profiler{Server: c.Pyroscope, App: "segue-edge", Tags: map[string]string{"node": c.Name}}.Run})
 	if requests != nil { // before the edge: it stops after it
 		parts = append(parts, serve.Part{Name: "access log", Run: requests.Run})
+	}
+	if places != nil {
+		parts = append(parts, serve.Part{Name: "places", Run: func(ctx context.Context, ready func()) error {
+			ready()
+			return places.Watch(ctx, 5*time.Second, func(path string, err error) {
+				if err != nil {
+					log.Warn("a new file of places is not in use, the old one is", "key", path, "err", err)
+				}
+			})
+		}})
 	}
 	parts = append(parts, serve.Part{Name: "edge", Run: e.Run})
 	if c.Control != "" {

@@ -45,6 +45,7 @@ type admin struct {
 	Revoke  AdminRevoke  `cmd:"" help:"Have edges refuse the tokens of a play or an account."`
 	Reindex AdminReindex `cmd:"" help:"Make the search index anew, while the old one is searched."`
 	Verify  AdminVerify  `cmd:"" help:"Compare the search index with the database, and mend it."`
+	Explain AdminExplain `cmd:"" help:"Say where a client would be sent, and why."`
 }
 
 type versionCmd struct{}

@@ -28,6 +28,8 @@ type Up struct {
 	Database          string          `help:"postgres://… instead of SQLite in the data folder." placeholder:"URL"`
 	EdgeMemory        serve.ByteCount `help:"Memory for blocks, each edge." default:"256MiB"`
 	EdgeDisk          serve.ByteCount `help:"Disk for blocks, each edge." default:"4GiB"`
+	GeoDB             string          `help:"MMDB file with cities or countries; default: the country database that make installs, if it is there." name:"geo-db" type:"path" placeholder:"FILE"`
+	GeoRules          string          `help:"JSON file that says for addresses and networks what the database does not know." name:"geo-rules" type:"path" placeholder:"FILE"`
 	PublicHost        string          `help:"Host name in the URLs that players get; default: the one listened on." placeholder:"HOST"`
 	PremiumStreams    int             `help:"Streams at a time of an account with a plan that is paid for." default:"1"`
 	OIDC              oidc            `embed:"" prefix:"oidc-"`
@@ -77,7 +79,7 @@ func (c *Up) Run(ctx context.Context, io *IO) error {
 	}
 	p, err := platform.Open(ctx, platform.Config{Data: c.Data, Listen: c.Listen, EdgeListen: c.EdgeListen, Edges: c.Edges, DebugListen: c.DebugListen,
 		ClickHouseHTTP: c.ClickHouseHTTP, ClickHouseNative: c.ClickHouseNative, Library: c.ClickHouseLibrary, Origin: c.Origin, Database: c.Database, Identity: identity.Config{PremiumStreams: c.PremiumStreams, OIDC: provider},
-		EdgeMemory: int64(c.EdgeMemory), EdgeDisk: int64(c.EdgeDisk), PublicHost: c.PublicHost, Program: program, Version: version}, io.Log)
+		EdgeMemory: int64(c.EdgeMemory), EdgeDisk: int64(c.EdgeDisk), GeoDB: c.GeoDB, GeoRules: c.GeoRules, PublicHost: c.PublicHost, Program: program, Version: version}, io.Log)
 	if err != nil {
 		return err
 	}

@@ -125,12 +125,17 @@ type NewPlayback struct {
 
 // Playback grants one listen to one track. The URLs carry a token that ends at ExpiresAt; ask again then.
 type Playback struct {
-	PlayID     string         `json:"play_id"` // ULID; CMCD sid, and play_id of every event
-	TrackID    media.TrackID  `json:"track_id"`
-	Version    media.Version  `json:"version"`
-	HLSURL     string         `json:"hls_url"`
-	DASHURL    string         `json:"dash_url"`
-	FileURL    string         `json:"file_url"`
+	PlayID  string        `json:"play_id"` // ULID; CMCD sid, and play_id of every event
+	TrackID media.TrackID `json:"track_id"`
+	Version media.Version `json:"version"`
+	HLSURL  string        `json:"hls_url"`
+	DASHURL string        `json:"dash_url"`
+	FileURL string        `json:"file_url"`
+	// The steered ones list every rendition on several edges and name the steering server. They come from the control
+	// plane: without it, hls_url and dash_url on an edge work on.
+	SteeredHLSURL  string `json:"steered_hls_url"`
+	SteeredDASHURL string `json:"steered_dash_url"`
+
 	Rendition  string         `json:"rendition"`  // of FileURL
 	Renditions []string       `json:"renditions"` // those that the plan allows and the player wants
 	ExpiresAt  time.Time      `json:"expires_at"`

