@@ -11,12 +11,14 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"segue/controlplane/api"
 	"segue/controlplane/catalog"
 	"segue/controlplane/fleet"
 	"segue/controlplane/identity"
+	"segue/controlplane/once"
 	"segue/controlplane/playback"
 	"segue/controlplane/plays"
 	"segue/controlplane/search"
@@ -46,6 +48,12 @@ type Config struct {
 	Home       geo.Place
 	PerSecond  float64 // requests of one address or account; 0: 100, negative: no limit
 	Version    string
+
+	TrustedProxies []string      // networks and addresses whose X-Forwarded-For and Forwarded are believed
+	InService      int           // requests in service at once; 0: 16 per core, at least 32
+	MaxOutbox      int           // play events that may wait in SQL while the event log is away; 0: 100,000
+	TraceEndpoint  string        // OTLP/HTTP collector, http://host:4318; empty: no traces
+	Drain          time.Duration // from "not ready" to the end of listening, so that load balancers see it; 0: none
 }
 
 // Objects is the part of origin.Store that the gateway needs.
@@ -71,6 +79,17 @@ type ControlPlane struct {
 	tokens   *identity.Keys
 	handler  http.Handler
 	metrics  *metrics
+
+	proxies  proxies
+	limits   *limits
+	gate     *gate
+	keys     *once.Memory // answers to requests with an Idempotency-Key
+	tracing  *tracing     // nil: off
+	eventlog breaker
+	wires    []Wire
+	stopping context.Context // ends when Run does
+	stop     context.CancelFunc
+	draining atomic.Bool // not ready any more
 }
 
 // catalogStream carries catalogue events; kept for ever, since a new replica could read it from the start.
@@ -79,15 +98,25 @@ var catalogStream = eventlog.Stream{Name: "catalog"}
 // Open opens the stores and wires the services. What the operator can mend is a serve.SetupError.
 func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, reg prometheus.Registerer) (_ *ControlPlane, err error) {
 	cfg.Replica, cfg.Replicas, cfg.PerSecond = cmp.Or(cfg.Replica, "one"), cmp.Or(cfg.Replicas, 1), cmp.Or(cfg.PerSecond, 100)
+	cfg.MaxOutbox = cmp.Or(cfg.MaxOutbox, 100_000)
 	if len(cfg.PlaysKey) < 16 {
 		return nil, serve.Setupf("the key for pseudonyms in the play logs has %d bytes, want at least 16", len(cfg.PlaysKey))
 	}
-	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg)}
+	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg), limits: newLimits(cfg.PerSecond), gate: newGate(cfg.InService)}
+	cp.stopping, cp.stop = context.WithCancel(context.WithoutCancel(ctx))
+	cp.metrics.watch(reg, cp.gate)
+	cp.eventlog = cp.newBreaker("event log")
 	defer func() {
 		if err != nil {
 			cp.Close()
 		}
 	}()
+	if cp.proxies, err = parseProxies(cfg.TrustedProxies); err != nil {
+		return nil, err
+	}
+	if cp.tracing, err = openTracing(ctx, cfg.TraceEndpoint, cfg.Version, cfg.Replica); err != nil {
+		return nil, err
+	}
 	locator, err := geo.OpenLocator(cfg.GeoDB, cfg.Home)
 	if err != nil {
 		return nil, serve.SetupError{Err: err}
@@ -95,6 +124,10 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if cp.db, err = store.Open(ctx, cfg.Database); err != nil {
 		return nil, err
 	}
+	if cp.tracing != nil {
+		cp.db.Observe = cp.tracing.statement
+	}
+	cp.keys = once.New(cp.db, cfg.PlaysKey)
 	if cfg.Replicas > 1 && (cp.db.Embedded || cfg.NATS == "") {
 		return nil, serve.Setupf("SQLite and the embedded event log are for one replica; %d need postgres:// and nats://", cfg.Replicas)
 	}
@@ -130,7 +163,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		id, private := cp.tokens.Current()
 		return cat.Key{ID: id, Alg: cat.EdDSA, Private: private}
 	})
-	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
+	cp.ingest = plays.NewIngest(cp.append, cfg.PlaysKey, cp.granted)
 	cp.handler = cp.routes()
 	return cp, nil
 }
@@ -173,6 +206,8 @@ func (cp *ControlPlane) Handler() http.Handler { return cp.handler }
 
 // Close releases the stores; only for what was never Run.
 func (cp *ControlPlane) Close() {
+	cp.stop()
+	cp.tracing.close()
 	if cp.index != nil {
 		_ = cp.index.Close()
 	}
@@ -197,7 +232,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	defer stop()
-	failed := make(chan error, 4)
+	failed := make(chan error, 8)
 	start := func(name string, f func(context.Context) error) {
 		workers.Go(func() {
 			if err := f(work); err != nil && work.Err() == nil {
@@ -206,9 +241,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 		})
 	}
 	start("outbox", func(ctx context.Context) error {
-		cp.db.Relay(ctx, 200*time.Millisecond, func(ctx context.Context, e store.Event) error {
-			return cp.events.Append(ctx, eventlog.Message{ID: e.ID, Subject: e.Subject, Body: e.Body})
-		}, func(err error) { cp.log.Warn("outbox waits, nothing is lost", "err", err) })
+		cp.db.Relay(ctx, 200*time.Millisecond, cp.relay, func(err error) { cp.log.Warn("outbox waits, nothing is lost", "err", err) })
 		return nil
 	})
 	start("search", func(ctx context.Context) error {
@@ -218,28 +251,8 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	if cp.sink != nil {
 		start("clickhouse sink", func(ctx context.Context) error { return cp.sink.Run(ctx, cp.events) })
 	}
-	ln, err := serve.Listen(cp.cfg.Listen)
-	if err != nil {
-		return err
-	}
-	srv := &http.Server{Handler: cp.handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		ErrorLog: slog.NewLogLogger(cp.log.Handler(), slog.LevelDebug)}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
-	ready()
-	select {
-	case err = <-failed:
-	case err = <-served:
-		return err
-	case <-ctx.Done():
-	}
-	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if serr := srv.Shutdown(sctx); serr != nil {
-		_ = srv.Close()
-	}
-	<-served
-	return err
+	start("idempotency keys", cp.sweepKeys)
+	return cp.listen(ctx, failed, ready)
 }
 
 // indexTracks brings the index up to date with the tracks that a batch names.

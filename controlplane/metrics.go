@@ -5,16 +5,37 @@ import "github.com/prometheus/client_golang/prometheus"
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	queued   *prometheus.HistogramVec
+	shed     *prometheus.CounterVec
 	limited  prometheus.Counter
+	replayed prometheus.Counter
+	panics   prometheus.Counter
+	breakers *prometheus.GaugeVec
+	outboxed prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
+	buckets := []float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30}
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_api_requests_total", Help: "Requests by operation and status."}, []string{"operation", "status"}),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "segue_api_request_seconds", Help: "Time to answer, by operation.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30}}, []string{"operation"}),
-		limited: prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_api_limited_total", Help: "Requests refused with 429."}),
+		seconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "segue_api_request_seconds", Help: "Time to answer, by operation.", Buckets: buckets}, []string{"operation"}),
+		queued:   prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "segue_api_queue_seconds", Help: "Time before a place in service was free, or was given up.", Buckets: buckets}, []string{"class"}),
+		shed:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "segue_api_shed_total", Help: "Requests refused with 503 because the queue was too slow."}, []string{"class"}),
+		limited:  prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_api_limited_total", Help: "Requests refused with 429."}),
+		replayed: prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_api_replayed_total", Help: "Repeats answered by their Idempotency-Key."}),
+		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_api_panics_total", Help: "Requests that hit a bug."}),
+		breakers: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "segue_api_breaker_state", Help: "0 closed, 1 trying, 2 open: the part is left alone."}, []string{"part"}),
+		outboxed: prometheus.NewCounter(prometheus.CounterOpts{Name: "segue_api_events_outboxed_total", Help: "Play events that wait in SQL because the event log was away."}),
 	}
-	reg.MustRegister(m.requests, m.seconds, m.limited)
+	reg.MustRegister(m.requests, m.seconds, m.queued, m.shed, m.limited, m.replayed, m.panics, m.breakers, m.outboxed)
 	return m
+}
+
+// watch adds what is read when it is asked for.
+func (m *metrics) watch(reg prometheus.Registerer, g *gate) {
+	gauge := func(name, help string, f func() int) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(f()) }))
+	}
+	gauge("segue_api_in_service", "Requests in service.", func() int { busy, _ := g.load(); return busy })
+	gauge("segue_api_waiting", "Requests that wait for a place in service.", func() int { _, waiting := g.load(); return waiting })
 }

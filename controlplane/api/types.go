@@ -15,6 +15,8 @@ type Problem struct {
 	Detail   string         `json:"detail,omitempty"`
 	Instance string         `json:"instance,omitempty"` // the request id
 	Errors   []FieldProblem `json:"errors,omitempty"`
+
+	RetryAfter int `json:"-"` // seconds: the answer's Retry-After; 0: none
 }
 
 // FieldProblem points at one wrong field of a request.
