@@ -70,9 +70,13 @@ func newServerWith(t *testing.T, database, clickhouse string, change func(*contr
 	case err := <-done:
 		t.Fatal(err)
 	}
-	s.Server = httptest.NewServer(cp.Handler())
+	checked := &contract{next: cp.Handler()}
+	s.Server = httptest.NewServer(checked)
 	t.Cleanup(func() {
 		s.Close()
+		for _, why := range checked.wrong {
+			t.Errorf("an answer is not as documented: %s", why)
+		}
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)

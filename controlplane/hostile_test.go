@@ -27,7 +27,7 @@ type document struct {
 }
 
 type operationDoc struct {
-	ID         string `json:"operationId"`
+	ID         string                `json:"operationId"`
 	Security   []map[string][]string `json:"security"`
 	Parameters []struct {
 		Name     string         `json:"name"`

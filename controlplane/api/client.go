@@ -212,7 +212,9 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader, 
 }
 
 // Ready asks whether the server takes calls.
-func (c *Client) Ready(ctx context.Context) error { return c.Call(ctx, http.MethodGet, "/readyz", nil, nil) }
+func (c *Client) Ready(ctx context.Context) error {
+	return c.Call(ctx, http.MethodGet, "/readyz", nil, nil)
+}
 
 // Ingester gives a packager what it needs of a control plane: claims, objects, publishing.
 type Ingester struct{ Client *Client }
