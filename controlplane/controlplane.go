@@ -114,7 +114,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if cp.proxies, err = parseProxies(cfg.TrustedProxies); err != nil {
 		return nil, err
 	}
-	if cp.tracing, err = openTracing(ctx, cfg.TraceEndpoint, cfg.Version, cfg.Replica); err != nil {
+	if cp.tracing, err = openTracing(ctx, log, cfg.TraceEndpoint, cfg.Version, cfg.Replica); err != nil {
 		return nil, err
 	}
 	locator, err := geo.OpenLocator(cfg.GeoDB, cfg.Home)

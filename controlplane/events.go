@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"segue/controlplane/store"
@@ -39,7 +40,7 @@ func (cp *ControlPlane) append(ctx context.Context, messages ...eventlog.Message
 		events[i] = store.Event(m)
 	}
 	if err := cp.db.Keep(ctx, cp.cfg.MaxOutbox, events...); errors.Is(err, store.ErrFull) {
-		p := newProblem(503, "busy", "the event log is away, and as many events wait for it as may: keep them, and send them later")
+		p := newProblem(http.StatusServiceUnavailable, "busy", "the event log is away, and as many events wait for it as may: keep them, and send them later")
 		p.RetryAfter = 5
 		return errors.Join(p, media.ErrBusy)
 	} else if err != nil {

@@ -117,21 +117,24 @@ func (cp *ControlPlane) once(op *huma.Operation, next http.Handler) http.Handler
 			_, _ = io.WriteString(w, answer.Body)
 			return
 		}
-		ended := false
 		// What was done is written down also when the client went away meanwhile: its repeat is what this is for.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Second)
-		defer cancel()
+		end := func(f func(context.Context) error) error {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Second)
+			defer cancel()
+			return f(ctx)
+		}
+		ended := false
 		defer func() {
 			if !ended { // it panicked
-				_ = claim.Drop(ctx)
+				_ = end(claim.Drop)
 			}
 		}()
 		next.ServeHTTP(w, r)
 		ended = true
 		if out.status >= 300 || out.status == 0 {
-			err = claim.Drop(ctx)
+			err = end(claim.Drop)
 		} else {
-			err = claim.Keep(ctx, keep(out))
+			err = end(func(ctx context.Context) error { return claim.Keep(ctx, keep(out)) })
 		}
 		if err != nil {
 			cp.log.Warn("idempotency key cannot be ended, a repeat waits a minute", "request", v.id, "err", err)

@@ -79,7 +79,7 @@ func (c *contract) load() {
 }
 
 func (c *contract) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !strings.HasPrefix(r.URL.Path, "/v1/") {
+	if r.Method == http.MethodOptions || !strings.HasPrefix(r.URL.Path, "/v1/") {
 		c.next.ServeHTTP(w, r)
 		return
 	}

@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"segue/internal/serve"
 
 	"github.com/danielgtaylor/huma/v2"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
@@ -28,7 +30,7 @@ type tracing struct {
 
 // openTracing takes a collector's OTLP/HTTP address, as http://collector:4318; empty: none. It does not connect yet: a
 // collector that is away loses spans and nothing else.
-func openTracing(ctx context.Context, endpoint, version, replica string) (*tracing, error) {
+func openTracing(ctx context.Context, log *slog.Logger, endpoint, version, replica string) (*tracing, error) {
 	if endpoint == "" {
 		return nil, nil
 	}
@@ -43,6 +45,8 @@ func openTracing(ctx context.Context, endpoint, version, replica string) (*traci
 	if err != nil {
 		return nil, serve.Setupf("--trace-endpoint: %w", err)
 	}
+	// The library's only way to say that spans were lost; by default it writes to the standard log.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Debug("traces are lost", "err", err) }))
 	p := sdk.NewTracerProvider(sdk.WithBatcher(exporter, sdk.WithBatchTimeout(2*time.Second)), sdk.WithSampler(sdk.ParentBased(sdk.AlwaysSample())),
 		sdk.WithResource(resource.NewSchemaless(attribute.String("service.name", "segue-controlplane"), attribute.String("service.version", version), attribute.String("service.instance.id", replica))))
 	return &tracing{p, p.Tracer("segue/controlplane")}, nil
