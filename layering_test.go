@@ -51,6 +51,7 @@ var allowed = map[string][]string{
 	"internal/testenv":  {"internal/serve", "internal/clickhouse"},
 	"cmd":               {"*"},
 	"tools/bench":       {},
+	"tools/apigen":      {"controlplane", "origin/memstore"},
 }
 
 // homes gives each large library its folders: nobody else imports it, so that it can be replaced.

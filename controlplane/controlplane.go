@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"segue/controlplane/api"
@@ -20,6 +21,7 @@ import (
 	"segue/controlplane/identity"
 	"segue/controlplane/library"
 	"segue/controlplane/offline"
+	"segue/controlplane/once"
 	"segue/controlplane/playback"
 	"segue/controlplane/player"
 	"segue/controlplane/playlist"
@@ -61,6 +63,12 @@ type Config struct {
 	PerSecond    float64 // requests of one address or account; 0: 100, negative: no limit
 	Identity     identity.Config
 	Version      string
+
+	TrustedProxies []string      // networks and addresses whose X-Forwarded-For and Forwarded are believed
+	InService      int           // requests in service at once; 0: 16 per core, at least 32
+	MaxOutbox      int           // play events that may wait in SQL while the event log is away; 0: 100,000
+	TraceEndpoint  string        // OTLP/HTTP collector, http://host:4318; empty: no traces
+	Drain          time.Duration // from "not ready" to the end of listening, so that load balancers see it; 0: none
 }
 
 // Objects is the part of origin.Store that the gateway needs.
@@ -95,6 +103,17 @@ type ControlPlane struct {
 	licences *identity.Keys // sign offline licences
 	handler  http.Handler
 	metrics  *metrics
+
+	proxies  proxies
+	limits   *limits
+	gate     *gate
+	keys     *once.Memory // answers to requests with an Idempotency-Key
+	tracing  *tracing     // nil: off
+	eventlog breaker
+	wires    []Wire
+	stopping context.Context // ends when Run does
+	stop     context.CancelFunc
+	draining atomic.Bool // not ready any more
 }
 
 // catalogStream carries catalogue events; kept for ever, since a new replica could read it from the start.
@@ -103,6 +122,7 @@ var catalogStream = eventlog.Stream{Name: "catalog"}
 // Open opens the stores and wires the services. What the operator can mend is a serve.SetupError.
 func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, reg prometheus.Registerer) (_ *ControlPlane, err error) {
 	cfg.Replica, cfg.Replicas, cfg.PerSecond = cmp.Or(cfg.Replica, "one"), cmp.Or(cfg.Replicas, 1), cmp.Or(cfg.PerSecond, 100)
+	cfg.MaxOutbox = cmp.Or(cfg.MaxOutbox, 100_000)
 	if len(cfg.PlaysKey) < 16 {
 		return nil, serve.Setupf("the key for pseudonyms in the play logs has %d bytes, want at least 16", len(cfg.PlaysKey))
 	}
@@ -112,12 +132,21 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if u, err := url.Parse(cfg.PublicURL); cfg.PublicURL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.Path != "") {
 		return nil, serve.Setupf("public URL %q: want https://host with no path", cfg.PublicURL)
 	}
-	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg)}
+	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg), limits: newLimits(cfg.PerSecond), gate: newGate(cfg.InService)}
+	cp.stopping, cp.stop = context.WithCancel(context.WithoutCancel(ctx))
+	cp.metrics.watch(reg, cp.gate)
+	cp.eventlog = cp.newBreaker("event log")
 	defer func() {
 		if err != nil {
 			cp.Close()
 		}
 	}()
+	if cp.proxies, err = parseProxies(cfg.TrustedProxies); err != nil {
+		return nil, err
+	}
+	if cp.tracing, err = openTracing(ctx, log, cfg.TraceEndpoint, cfg.Version, cfg.Replica); err != nil {
+		return nil, err
+	}
 	if cp.places, err = geo.OpenLocator(geo.LocatorConfig{Places: cfg.GeoDB, Networks: cfg.GeoASN, Rules: cfg.GeoRules, Home: cfg.Home}); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
@@ -125,6 +154,10 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if cp.db, err = store.Open(ctx, cfg.Database); err != nil {
 		return nil, err
 	}
+	if cp.tracing != nil {
+		cp.db.Observe = cp.tracing.statement
+	}
+	cp.keys = once.New(cp.db, cfg.PlaysKey)
 	if cfg.Replicas > 1 && (cp.db.Embedded || cfg.NATS == "") {
 		return nil, serve.Setupf("SQLite and the embedded event log are for one replica; %d need postgres:// and nats://", cfg.Replicas)
 	}
@@ -178,7 +211,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	cp.offline = cp.newOffline()
 	cp.library = library.New(cp.db, library.Sources{Tracks: cp.catalog.TracksByID, Albums: cp.catalog.AlbumsByID, Artists: cp.catalog.ArtistsByID,
 		People: cp.people, Playing: cp.playing})
-	cp.ingest = plays.NewIngest(cp.events, cfg.PlaysKey, cp.granted)
+	cp.ingest = plays.NewIngest(cp.append, cfg.PlaysKey, cp.granted)
 	cp.ingest.Heard, cp.ingest.Offline = cp.heard, cp.heardOffline
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "segue_api_streams", Help: "Event streams that are open."}, func() float64 { return float64(cp.player.Streams()) }))
 	cp.identity.SetPersonal([]identity.Personal{
@@ -296,6 +329,8 @@ func (cp *ControlPlane) Handler() http.Handler { return cp.handler }
 
 // Close releases the stores; only for what was never Run.
 func (cp *ControlPlane) Close() {
+	cp.stop()
+	cp.tracing.close()
 	if cp.index != nil {
 		_ = cp.index.Close()
 	}
@@ -324,9 +359,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 		})
 	}
 	start("outbox", func(ctx context.Context) error {
-		cp.db.Relay(ctx, 200*time.Millisecond, func(ctx context.Context, e store.Event) error {
-			return cp.events.Append(ctx, eventlog.Message{ID: e.ID, Subject: e.Subject, Body: e.Body})
-		}, func(err error) { cp.log.Warn("outbox waits, nothing is lost", "err", err) })
+		cp.db.Relay(ctx, 200*time.Millisecond, cp.relay, func(err error) { cp.log.Warn("outbox waits, nothing is lost", "err", err) })
 		return nil
 	})
 	start("search index", cp.index.Run)
@@ -356,29 +389,8 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	if cp.sink != nil {
 		start("clickhouse sink", func(ctx context.Context) error { return cp.sink.Run(ctx, cp.events) })
 	}
-	ln, err := serve.Listen(cp.cfg.Listen)
-	if err != nil {
-		return err
-	}
-	srv := &http.Server{Handler: cp.handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		ErrorLog: slog.NewLogLogger(cp.log.Handler(), slog.LevelDebug)}
-	srv.RegisterOnShutdown(cp.player.EndStreams)
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
-	ready()
-	select {
-	case err = <-failed:
-	case err = <-served:
-		return err
-	case <-ctx.Done():
-	}
-	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if serr := srv.Shutdown(sctx); serr != nil {
-		_ = srv.Close()
-	}
-	<-served
-	return err
+	start("idempotency keys", cp.sweepKeys)
+	return cp.listen(ctx, failed, ready)
 }
 
 // followCatalogue brings the caches and the search index up to date with what a batch names; after it, the batch is

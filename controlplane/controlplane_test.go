@@ -48,10 +48,17 @@ type server struct {
 
 func newServer(t *testing.T, database, clickhouse string) *server {
 	t.Helper()
+	return newServerWith(t, database, clickhouse, func(*controlplane.Config) {})
+}
+
+// newServerWith lets a test change the configuration.
+func newServerWith(t *testing.T, database, clickhouse string, change func(*controlplane.Config)) *server {
+	t.Helper()
 	s := &server{t: t, objects: &memstore.Store{}}
-	cp, err := controlplane.Open(t.Context(), controlplane.Config{Listen: testenv.Addr(t), Database: database, Data: t.TempDir(), PlaysKey: bytes.Repeat([]byte{1}, 32),
-		AdminToken: adminToken, ClickHouse: clickhouse, PerSecond: -1, Version: "test", Home: geo.Place{Point: geo.Point{Lat: 52, Lon: 5}, OK: true}},
-		s.objects, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	cfg := controlplane.Config{Listen: testenv.Addr(t), Database: database, Data: t.TempDir(), PlaysKey: bytes.Repeat([]byte{1}, 32),
+		AdminToken: adminToken, ClickHouse: clickhouse, PerSecond: -1, Version: "test", Home: geo.Place{Point: geo.Point{Lat: 52, Lon: 5}, OK: true}}
+	change(&cfg)
+	cp, err := controlplane.Open(t.Context(), cfg, s.objects, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,9 +70,13 @@ func newServer(t *testing.T, database, clickhouse string) *server {
 	case err := <-done:
 		t.Fatal(err)
 	}
-	s.Server = httptest.NewServer(cp.Handler())
+	checked := &contract{next: cp.Handler()}
+	s.Server = httptest.NewServer(checked)
 	t.Cleanup(func() {
 		s.Close()
+		for _, why := range checked.wrong {
+			t.Errorf("an answer is not as documented: %s", why)
+		}
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -269,15 +280,21 @@ type member struct {
 }
 
 func (m member) client(t *testing.T, s *server) *api.Client {
-	c, err := api.NewClient(s.URL, func() (string, error) {
-		now := time.Now()
-		return jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.RegisteredClaims{Issuer: m.id, Subject: m.id, Audience: jwt.ClaimStrings{"segue-fleet"},
-			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(30 * time.Second))}).SignedString(m.key)
-	})
+	c, err := api.NewClient(s.URL, func() (string, error) { return m.token(t), nil })
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+func (m member) token(t *testing.T) string {
+	now := time.Now()
+	token, err := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.RegisteredClaims{Issuer: m.id, Subject: m.id, Audience: jwt.ClaimStrings{"segue-fleet"},
+		IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(30 * time.Second))}).SignedString(m.key)
+	if err != nil {
+		t.Error(err)
+	}
+	return token
 }
 
 func (s *server) join(name, region, url string, lat, lon float64) member {

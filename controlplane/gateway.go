@@ -3,45 +3,69 @@ package controlplane
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math"
-	"net"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
-	"strconv"
-	"strings"
-	"sync"
+	"slices"
 	"time"
 
-	"segue/controlplane/api"
 	"segue/controlplane/identity"
-	"segue/media"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/oklog/ulid/v2"
-	"golang.org/x/time/rate"
 )
+
+// The way of a request, outermost first. guard stands before everything that is served; operate stands before each
+// operation of the API, and knows which one it is.
+//
+//	guard    id, client's address, log line, CORS and security headers, panics, flood from one address
+//	 router  pages and redirects (anonymous: limit per address), or
+//	  operate
+//	   observe    span, metrics
+//	   authorise  who calls and may they; limits per account, or per address when nobody is proven
+//	   takeBody   reads the body, within its size and time; refuses text that no database keeps
+//	   represent  holds the answer: ETag, 304, gzip; sends it after the place in service is free again
+//	   admit      a place among those in service, or 503 when the queue is too slow
+//	   once       Idempotency-Key
+//	    huma      decodes, validates, calls the handler, encodes
+type step func(op *huma.Operation, next http.Handler) http.Handler
+
+func (cp *ControlPlane) operate(op *huma.Operation, handle http.Handler) http.Handler {
+	for _, s := range slices.Backward([]step{cp.observe, cp.authorise, cp.takeBody, cp.represent, cp.admit, cp.once}) {
+		handle = s(op, handle)
+	}
+	return handle
+}
 
 type ctxKey int
 
 const (
-	keyRequestID ctxKey = iota
-	keyClient
+	keyVisit ctxKey = iota
 	keyPrincipal
 	keyEdge
 )
 
-func requestID(ctx context.Context) string {
-	id, _ := ctx.Value(keyRequestID).(string)
-	return id
+// visit is what the gateway knows of one request. Only the request's own goroutine writes it.
+type visit struct {
+	id        string
+	addr      netip.Addr
+	operation string // empty: not of the API
+	owner     string // who is proven to call: user:ID, edge:ID, admin:HASH; empty: nobody
+	secure    bool   // came over TLS, to us or to a trusted proxy
 }
 
-// client is the address that a request came from.
-func client(ctx context.Context) netip.Addr {
-	a, _ := ctx.Value(keyClient).(netip.Addr)
-	return a
+func visitOf(ctx context.Context) *visit {
+	if v, ok := ctx.Value(keyVisit).(*visit); ok {
+		return v
+	}
+	return &visit{}
 }
+
+func requestID(ctx context.Context) string { return visitOf(ctx).id }
+
+// client is the address that a request came from.
+func client(ctx context.Context) netip.Addr { return visitOf(ctx).addr }
 
 // principal is the listener that a request speaks for; only behind needUser.
 func principal(ctx context.Context) identity.Principal {
@@ -55,166 +79,119 @@ func edgeID(ctx context.Context) string {
 	return id
 }
 
-// guard stands before everything: request id, limits per address, CORS, security headers, and a last net for panics.
+// guard stands before everything.
 func (cp *ControlPlane) guard(next http.Handler) http.Handler {
-	limit := newLimiter(cp.cfg.PerSecond, 2)
-	slow := newLimiter(min(1, cp.cfg.PerSecond), 20) // where a password or token is guessed at
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		id := ulid.Make().String()
-		host, _, _ := net.SplitHostPort(r.RemoteAddr)
-		addr, _ := netip.ParseAddr(host)
-		ctx := context.WithValue(context.WithValue(r.Context(), keyRequestID, id), keyClient, addr.Unmap())
-		r = r.WithContext(ctx)
-		h := w.Header()
-		h.Set("X-Request-Id", id)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Referrer-Policy", "same-origin")
-		// Bearer tokens, no cookies: any page may call.
-		h.Set("Access-Control-Allow-Origin", "*")
-		h.Set("Access-Control-Expose-Headers", "ETag, Retry-After, X-Request-Id")
-		if r.Method == http.MethodOptions {
-			h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE")
-			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Content-Digest, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID")
-			h.Set("Access-Control-Max-Age", "86400")
-			w.WriteHeader(http.StatusNoContent)
-			return
-		}
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		begun := time.Now()
+		v := &visit{id: incomingID(r)}
+		v.addr, v.secure = cp.proxies.client(r)
+		r = r.WithContext(context.WithValue(r.Context(), keyVisit, v))
+		w := &watched{ResponseWriter: rw}
+		w.Header().Set("X-Request-Id", v.id)
+		openHeaders(w.Header(), v.secure)
 		defer func() {
-			if v := recover(); v != nil && v != http.ErrAbortHandler {
-				cp.log.Error("bug: request panicked", "request", id, "path", withoutToken(r.URL.Path), "err", v, "stack", string(debug.Stack()))
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				cp.metrics.panics.Inc()
+				cp.log.Error("bug: request panicked", "request", v.id, "operation", v.operation, "path", withoutToken(r.URL.Path), "err", p, "stack", string(debug.Stack()))
+				if w.status != 0 {
+					panic(http.ErrAbortHandler) // half an answer is on its way: it must not look whole
+				}
 				cp.writeProblem(w, r, errors.New("panic"))
 			}
+			level := slog.LevelDebug
+			if w.status >= 500 {
+				level = slog.LevelInfo
+			}
+			// The path holds no secrets: tokens travel in headers and bodies. The query may hold what people look for.
+			cp.log.Log(r.Context(), level, "request", "request", v.id, "method", r.Method, "path", withoutToken(r.URL.Path), "operation", v.operation, "status", w.status,
+				"dur", time.Since(begun), "client", v.addr.String())
 		}()
-		who := addr.String()
-		if a := r.Header.Get("Authorization"); a != "" {
-			who = a[max(0, len(a)-43):] // an account has its own budget, also behind a shared address
+		if r.Method == http.MethodOptions {
+			preflight(w)
+			return
 		}
-		wait := limit.take(who)
-		if strings.HasPrefix(r.URL.Path, "/v1/sessions") || r.URL.Path == "/v1/users" || r.URL.Path == "/v1/fleet/join" {
-			wait = max(wait, slow.take(addr.String()))
+		if r.ContentLength != 0 {
+			// For whoever is refused before the body is read; takeBody has its own deadline for the others.
+			_ = http.NewResponseController(w).SetReadDeadline(begun.Add(bodyTime))
 		}
-		if wait > 0 {
-			cp.metrics.limited.Inc()
-			h.Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
-			cp.writeProblem(w, r, newProblem(http.StatusTooManyRequests, "too-many-requests", "too many requests, see Retry-After"))
+		// What one address may cause in all, proven or not: it bounds the signatures that are checked for it.
+		if wait := cp.limits.flood.take(nil, network(v.addr)); wait > 0 {
+			cp.tooMany(w, r, wait)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// limiter is a token bucket per name. Names unused for a minute are forgotten.
-type limiter struct {
-	rate  rate.Limit
-	burst int
-
-	mu      sync.Mutex // guards the fields below
-	buckets map[string]*bucket
-	swept   time.Time
-}
-
-type bucket struct {
-	*rate.Limiter
-	used time.Time
-}
-
-// newLimiter allows perSecond and bursts of seconds times that, at least ten; a negative rate is no limit.
-func newLimiter(perSecond, seconds float64) *limiter {
-	l := &limiter{rate: rate.Limit(perSecond), burst: max(10, int(perSecond*seconds)), buckets: map[string]*bucket{}, swept: time.Now()}
-	if perSecond < 0 {
-		l.rate = rate.Inf
+// incomingID takes over a caller's request id when it is short and plain, else makes one.
+func incomingID(r *http.Request) string {
+	id := r.Header.Get("X-Request-Id")
+	if len(id) < 8 || len(id) > 64 {
+		return ulid.Make().String()
 	}
-	return l
-}
-
-// take returns 0, or how long to wait.
-func (l *limiter) take(name string) time.Duration {
-	now := time.Now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now.Sub(l.swept) > time.Minute {
-		for k, b := range l.buckets {
-			if now.Sub(b.used) > time.Minute {
-				delete(l.buckets, k)
-			}
+	for _, c := range []byte(id) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '-' && c != '_' {
+			return ulid.Make().String()
 		}
-		l.swept = now
 	}
-	b := l.buckets[name]
-	if b == nil {
-		b = &bucket{Limiter: rate.NewLimiter(l.rate, l.burst)}
-		l.buckets[name] = b
-	}
-	b.used = now
-	r := b.ReserveN(now, 1)
-	if d := r.DelayFrom(now); d > 0 {
-		r.CancelAt(now)
-		return d
-	}
-	return 0
+	return id
 }
 
-// need says in an operation's metadata who may call it.
-const need = "need"
-
-// Kinds of need; adminScope and a colon stand before an admin scope.
-const (
-	needUser   = "user"
-	needEdge   = "edge"
-	adminScope = "admin:"
-)
-
-func bearer(header string) string {
-	scheme, token, _ := strings.Cut(header, " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return ""
-	}
-	return strings.TrimSpace(token)
+// watched notes the status.
+type watched struct {
+	http.ResponseWriter
+	status int
 }
 
-// authenticate checks a bearer token against a need and returns the context that knows who calls.
-func (cp *ControlPlane) authenticate(ctx context.Context, kind, token string) (context.Context, error) {
-	if token == "" {
-		return ctx, fmt.Errorf("a bearer token is missing: %w", media.ErrNoAccess)
+func (w *watched) WriteHeader(status int) {
+	if w.status == 0 && status >= 200 {
+		w.status = status
 	}
-	scope, admin := strings.CutPrefix(kind, adminScope)
-	switch {
-	case admin:
-		return ctx, cp.identity.VerifyAdmin(ctx, token, scope)
-	case kind == needEdge:
-		id, err := cp.fleet.Verify(ctx, token)
-		return context.WithValue(ctx, keyEdge, id), err
-	default:
-		p, err := cp.identity.Verify(token)
-		return context.WithValue(ctx, keyPrincipal, p), err
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *watched) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *watched) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// openHeaders are on every answer. The API is called with bearer tokens, never cookies, so any page may call it.
+func openHeaders(h http.Header, secure bool) {
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "same-origin")
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Access-Control-Expose-Headers", "ETag, Idempotency-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'") // pages set their own
+	if secure {
+		h.Set("Strict-Transport-Security", "max-age=31536000") // RFC 6797 7.2: over TLS only
 	}
 }
 
-// middleware runs inside huma: it measures, and authenticates by the operation's need.
-func (cp *ControlPlane) middleware(a huma.API) func(huma.Context, func(huma.Context)) {
-	return func(c huma.Context, next func(huma.Context)) {
-		begun := time.Now()
-		op := c.Operation()
-		defer func() {
-			cp.metrics.requests.WithLabelValues(op.OperationID, strconv.Itoa(c.Status())).Inc()
-			cp.metrics.seconds.WithLabelValues(op.OperationID).Observe(time.Since(begun).Seconds())
-		}()
-		if kind, ok := op.Metadata[need].(string); ok {
-			ctx, err := cp.authenticate(c.Context(), kind, bearer(c.Header("Authorization")))
-			if err != nil {
-				p := cp.problem(ctx, err).(*api.Problem)
-				p.Instance = requestID(ctx)
-				if p.GetStatus() == http.StatusUnauthorized {
-					c.SetHeader("WWW-Authenticate", "Bearer")
-				}
-				c.SetHeader("Content-Type", "application/problem+json")
-				c.SetHeader("Cache-Control", "no-store")
-				c.SetStatus(p.GetStatus())
-				_ = a.Marshal(c.BodyWriter(), "application/json", p)
-				return
-			}
-			c = huma.WithContext(c, ctx)
-		}
-		next(c)
-	}
+func preflight(w http.ResponseWriter) {
+	h := w.Header()
+	h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE")
+	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Content-Digest, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, Traceparent, Tracestate")
+	h.Set("Access-Control-Max-Age", "86400")
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// pagePolicy lets a page load its own scripts and styles, and play: hls.js reads playlists and segments from edges at any
+// address, plays through a blob: of MediaSource and works in a blob: worker; pictures are redirected to edges.
+const pagePolicy = "default-src 'self'; script-src 'self'; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; img-src * data: blob:; media-src * data: blob:; connect-src *; " +
+	"font-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
+func page(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", pagePolicy)
+		next.ServeHTTP(w, r)
+	})
 }

@@ -57,7 +57,7 @@ func replica(t testing.TB, cfg controlplane.Config, objects *memstore.Store) (ur
 	return "http://" + cfg.Listen, stop
 }
 
-func natsServer(t testing.TB, port int, dir string) *natsd.Server {
+func runNATS(t testing.TB, port int, dir string) *natsd.Server {
 	t.Helper()
 	s, err := natsd.NewServer(&natsd.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
 	if err != nil {
@@ -166,7 +166,7 @@ func signInAgain(t *testing.T, s *server, email, device string) api.Session {
 // TestTransferBetweenReplicas: a device on each of two replicas, on one PostgreSQL and one NATS.
 func TestTransferBetweenReplicas(t *testing.T) {
 	database, dir := testenv.Postgres(t), t.TempDir()
-	nats := natsServer(t, -1, dir)
+	nats := runNATS(t, -1, dir)
 	defer func() { nats.Shutdown(); nats.WaitForShutdown() }()
 	objects := &memstore.Store{}
 	urlOne, stopOne := replica(t, controlplane.Config{Database: database, NATS: nats.ClientURL(), Replica: "one", Replicas: 2}, objects)
@@ -211,7 +211,7 @@ func TestTransferBetweenReplicas(t *testing.T) {
 	}
 	var n int
 	fmt.Sscanf(port[strings.LastIndexByte(port, ':')+1:], "%d", &n)
-	nats = natsServer(t, n, dir)
+	nats = runNATS(t, n, dir)
 	eventually(t, "transfers are fast again", func() bool {
 		a := moves(phone, phone, phoneSession.DeviceID, tvStream, phoneStream)
 		b := moves(phone, tv, tvSession.DeviceID, phoneStream, tvStream)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"segue/controlplane/api"
@@ -63,11 +65,12 @@ var problems = []struct {
 	{media.ErrCorrupt, http.StatusUnprocessableEntity, "digest-mismatch"},
 	{media.ErrBusy, http.StatusServiceUnavailable, "busy"},
 	{context.DeadlineExceeded, http.StatusServiceUnavailable, "timeout"},
+	{context.Canceled, http.StatusServiceUnavailable, "cancelled"}, // the client left, or this replica stops
 }
 
 // slugs name the statuses that huma and the router give by themselves.
 var slugs = map[int]string{400: "invalid-request", 401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed", 406: "not-acceptable",
-	408: "timeout", 413: "too-large", 415: "unsupported-media-type", 422: "validation", 429: "too-many-requests", 500: "internal", 503: "busy"}
+	408: "timeout", 409: "conflict", 411: "length-required", 412: "precondition-failed", 413: "too-large", 415: "unsupported-media-type", 422: "validation", 428: "precondition-required", 429: "too-many-requests", 500: "internal", 503: "busy"}
 
 // problem turns an error into its answer. One that is in no table is ours: it is logged, and the client learns nothing
 // of it but the request's id.
@@ -76,7 +79,9 @@ func (cp *ControlPlane) problem(ctx context.Context, err error) error {
 		return p
 	}
 	if t, ok := errors.AsType[*identity.Throttled](err); ok {
-		return newProblem(http.StatusTooManyRequests, "too-many-attempts", t.Error())
+		p := newProblem(http.StatusTooManyRequests, "too-many-attempts", t.Error())
+		p.RetryAfter = int(math.Ceil(t.Wait.Seconds()))
+		return p
 	}
 	for _, k := range problems {
 		if errors.Is(err, k.is) {
@@ -87,6 +92,9 @@ func (cp *ControlPlane) problem(ctx context.Context, err error) error {
 			}](err); ok {
 				p.Devices = d.Devices()
 			}
+			if k.is == media.ErrBusy {
+				p.RetryAfter = 1
+			}
 			return p
 		}
 	}
@@ -94,6 +102,10 @@ func (cp *ControlPlane) problem(ctx context.Context, err error) error {
 		cp.log.Error("request failed", "request", requestID(ctx), "err", err)
 	}
 	return newProblem(http.StatusInternalServerError, "internal", "this is our fault; it is logged under the request id")
+}
+
+func fieldProblem(location, message string) api.FieldProblem {
+	return api.FieldProblem{Location: location, Message: message}
 }
 
 func newProblem(status int, slug, detail string) *api.Problem {
@@ -133,6 +145,9 @@ func (cp *ControlPlane) writeProblem(w http.ResponseWriter, r *http.Request, err
 	p.Instance = requestID(r.Context())
 	if p.Status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
+	if p.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(p.RetryAfter))
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("Cache-Control", "no-store")

@@ -152,33 +152,29 @@ func (cp *ControlPlane) curateRoutes(a huma.API, router *httprouter.Router) {
 	}
 
 	// The body is read as it comes, which huma does not do: the route is plain, and documented by hand.
-	router.POST("/v1/admin/import", func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
-		out, err := cp.importLines(r)
-		if err != nil {
-			cp.writeProblem(w, r, err)
-			return
-		}
-		writeJSON(w, out)
-	})
 	op = operation("import", http.MethodPost, "/v1/admin/import", tag, "Take artists, albums and tracks into the catalogue, without audio", who)
 	op.Description = "NDJSON of any length, written some thousand lines at a time; see ImportLine. What is wrong with a line is in the answer and keeps out that line only. A repeat changes what differs: an import that broke off is sent again, whole or from any line on."
 	op.Parameters = []*huma.Param{{Name: "first_line", In: "query", Schema: &huma.Schema{Type: huma.TypeInteger}, Description: "the number of the body's first line, for the errors; default 1"}}
 	schemas := a.OpenAPI().Components.Schemas
 	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/x-ndjson": {Schema: schemas.Schema(reflect.TypeFor[api.ImportLine](), true, "ImportLine")}}}
 	op.Responses = map[string]*huma.Response{"200": {Description: "all lines were read", Content: map[string]*huma.MediaType{"application/json": {Schema: schemas.Schema(reflect.TypeFor[api.ImportResult](), true, "ImportResult")}}}}
-	a.OpenAPI().AddOperation(&op)
+	op.Metadata[streams] = true
+	cp.plain(a, router, op, func(w http.ResponseWriter, r *http.Request) error {
+		out, err := cp.importLines(r)
+		if err == nil {
+			writeJSON(w, out)
+		}
+		return err
+	})
 }
 
 func (cp *ControlPlane) importLines(r *http.Request) (api.ImportResult, error) {
-	ctx, err := cp.authenticate(r.Context(), adminScope+identity.ScopeIngest, bearer(r.Header.Get("Authorization")))
-	if err != nil {
-		return api.ImportResult{}, err
-	}
 	first := 1
 	if v := r.URL.Query().Get("first_line"); v != "" {
+		var err error
 		if first, err = strconv.Atoi(v); err != nil || first < 1 {
 			return api.ImportResult{}, newProblem(http.StatusBadRequest, "invalid-request", "first_line: want a number from 1 on")
 		}
 	}
-	return cp.catalog.Import(ctx, r.Body, first)
+	return cp.catalog.Import(r.Context(), r.Body, first)
 }

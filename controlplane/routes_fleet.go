@@ -57,6 +57,7 @@ func (cp *ControlPlane) fleetRoutes(a huma.API) {
 		return reply(cp.fleet.PurgeByID(ctx, in.ID))
 	})
 	op = operation("edge-purges", http.MethodGet, "/v1/fleet/purges", tag, "What an edge has to purge", needEdge)
+	op.Metadata[longPoll] = true
 	op.Description = "The edge says by after what it has purged already; with wait, the answer comes with the next purge, or empty after the wait."
 	register(cp, a, op, func(ctx context.Context, in *struct {
 		After int64  `query:"after" minimum:"0"`
@@ -66,6 +67,7 @@ func (cp *ControlPlane) fleetRoutes(a huma.API) {
 		return reply(cp.fleet.Purges(ctx, edgeID(ctx), in.After, min(wait, 30*time.Second)))
 	})
 	op = operation("edge-config", http.MethodGet, "/v1/fleet/config", tag, "The configuration of an edge", needEdge)
+	op.Metadata[longPoll] = true
 	op.Description = "With If-None-Match and wait, the answer comes when the configuration changes, or as 304 after the wait."
 	register(cp, a, op, func(ctx context.Context, in *struct {
 		Wait string `query:"wait" doc:"at most 30s"`

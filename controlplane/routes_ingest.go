@@ -45,8 +45,6 @@ func (cp *ControlPlane) ingestRoutes(a huma.API, router *httprouter.Router) {
 
 	// Objects are streamed, which huma does not do: the routes are plain, and documented by hand.
 	const route = "/v1/admin/ingest/objects/*key"
-	router.PUT(route, cp.object(cp.putObject))
-	router.HEAD(route, cp.object(cp.headObject))
 	key := &huma.Param{Name: "key", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}, Description: "object key, with its slashes"}
 	for _, d := range []struct{ id, method, summary, status string }{{"put-object", http.MethodPut, "Store an object", "201"}, {"head-object", http.MethodHead, "Describe a stored object", "200"}} {
 		op := operation(d.id, d.method, "/v1/admin/ingest/objects/{key}", tag, d.summary, who)
@@ -55,24 +53,32 @@ func (cp *ControlPlane) ingestRoutes(a huma.API, router *httprouter.Router) {
 		if d.method == http.MethodPut {
 			op.Parameters = append(op.Parameters, &huma.Param{Name: "Content-Digest", In: "header", Required: true, Schema: &huma.Schema{Type: huma.TypeString}, Description: "RFC 9530, sha-256"})
 		}
+		op.Metadata[streams] = true
+		describe(a, &op)
 		a.OpenAPI().AddOperation(&op)
+		handle := cp.putObject
+		if d.method == http.MethodHead {
+			handle = cp.headObject
+		}
+		h := cp.operate(&op, cp.object(handle))
+		router.Handle(d.method, route, func(w http.ResponseWriter, r *http.Request, ps httprouter.Params) {
+			r.SetPathValue("key", ps.ByName("key"))
+			h.ServeHTTP(w, r)
+		})
 	}
 }
 
-// object authenticates and parses the key before a handler of uploads.
-func (cp *ControlPlane) object(handle func(http.ResponseWriter, *http.Request, media.Key) error) httprouter.Handle {
-	return func(w http.ResponseWriter, r *http.Request, ps httprouter.Params) {
-		_, err := cp.authenticate(r.Context(), adminScope+identity.ScopeIngest, bearer(r.Header.Get("Authorization")))
+// object parses the key before a handler of uploads.
+func (cp *ControlPlane) object(handle func(http.ResponseWriter, *http.Request, media.Key) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key, err := media.ParseKey(strings.TrimPrefix(r.PathValue("key"), "/"))
 		if err == nil {
-			var key media.Key
-			if key, err = media.ParseKey(strings.TrimPrefix(ps.ByName("key"), "/")); err == nil {
-				err = handle(w, r, key)
-			}
+			err = handle(w, r, key)
 		}
 		if err != nil {
 			cp.writeProblem(w, r, err)
 		}
-	}
+	})
 }
 
 func (cp *ControlPlane) putObject(w http.ResponseWriter, r *http.Request, key media.Key) error {

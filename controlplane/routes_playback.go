@@ -64,7 +64,7 @@ func (cp *ControlPlane) playbackRoutes(a huma.API) {
 	})
 	op = operation("events", http.MethodPost, "/v1/events", tag, "Report play events", needUser)
 	op.Description = fmt.Sprintf("A JSON array, or NDJSON, of 1 to %d events. 202 means that the accepted ones are durable; a repeat is harmless.", plays.MaxEvents)
-	op.DefaultStatus, op.MaxBodyBytes = http.StatusAccepted, 2<<20
+	op.DefaultStatus, op.MaxBodyBytes, op.Metadata[wireBody] = http.StatusAccepted, 2<<20, typeOf[[]api.Event]()
 	event := a.OpenAPI().Components.Schemas.Schema(typeOf[api.Event](), true, "Event")
 	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 		"application/json":     {Schema: &huma.Schema{Type: huma.TypeArray, Items: event}},

@@ -145,11 +145,6 @@ func (cp *ControlPlane) playerRoutes(a huma.API, router *httprouter.Router) {
 	}
 
 	// A stream has no end to wait for, which huma does: the route is plain, and documented by hand.
-	router.GET("/v1/me/events/stream", func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
-		if err := cp.stream(w, r); err != nil {
-			cp.writeProblem(w, r, err)
-		}
-	})
 	op = operation("event-stream", http.MethodGet, "/v1/me/events/stream", tag, "Hear of all that concerns one's player", needUser)
 	op.Description = "Server-sent events, as long as the session lives; while it is open the device is connected. Events, with data in JSON: state (PlayerState), queue " +
 		"(QueueChanged: get the queue anew), devices (a list of PlayerDevice), command (Command, for this device). At first the whole picture comes; " +
@@ -164,7 +159,8 @@ func (cp *ControlPlane) playerRoutes(a huma.API, router *httprouter.Router) {
 		event.OneOf = append(event.OneOf, &name)
 	}
 	op.Responses = map[string]*huma.Response{"200": {Description: "The stream; the schema is that of an event's data", Content: map[string]*huma.MediaType{"text/event-stream": {Schema: event}}}}
-	a.OpenAPI().AddOperation(&op)
+	op.Metadata[streams], op.Metadata[longPoll] = true, true
+	cp.plain(a, router, op, cp.stream)
 }
 
 const (
@@ -175,10 +171,7 @@ const (
 // stream answers with events until the client goes, the session ends or this replica stops. An error means that nothing
 // was answered yet.
 func (cp *ControlPlane) stream(w http.ResponseWriter, r *http.Request) error {
-	ctx, err := cp.authenticate(r.Context(), needUser, bearer(r.Header.Get("Authorization")))
-	if err != nil {
-		return err
-	}
+	ctx := r.Context()
 	p := principal(ctx)
 	last, _ := strconv.ParseInt(r.Header.Get("Last-Event-ID"), 10, 64) // what is not a number of ours is none
 	st, err := cp.player.Open(ctx, player.Opening{UserID: p.UserID, SessionID: p.SessionID, DeviceID: p.DeviceID, Plays: r.URL.Query().Get("plays") != "false", After: last})

@@ -159,6 +159,7 @@ func (cp *ControlPlane) searchRoutes(a huma.API) {
 	op.Description = "Every word must be found, in any order and in any of name, artists, album and genres; the last one also by its beginning, from one letter on. Only when that finds next to nothing, " +
 		"words of four letters are found with one typo, of eight with two, and words of three from the middle of others. Case, accents and width do not matter; Chinese, Japanese and Korean are found by any part. " +
 		"Whole names and popular ones come first. An answer is at most about a second behind a change."
+	op.Metadata[wireAnswer] = reflect.TypeFor[api.SearchResult]()
 	register(cp, a, op, func(ctx context.Context, in *struct {
 		Query    string   `query:"q" required:"true" minLength:"1" maxLength:"1000" doc:"the first 12 words count"`
 		Type     []string `query:"type" enum:"track,album,artist,playlist,user" doc:"default: all"`

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -24,16 +23,15 @@ import (
 // steering answers players before the guard does: it has its own rule for those who ask too often, since a 429 ends the
 // steering of some for ever.
 func (cp *ControlPlane) steering(next http.Handler) http.Handler {
-	limit := newLimiter(cp.cfg.PerSecond, 2)
+	limit := newLimiter("", cp.cfg.PerSecond, 2)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		format, ok := strings.CutPrefix(r.URL.Path, "/steering/")
 		if !ok || r.Method != http.MethodGet && r.Method != http.MethodHead {
 			next.ServeHTTP(w, r)
 			return
 		}
-		host, _, _ := net.SplitHostPort(r.RemoteAddr)
-		addr, _ := netip.ParseAddr(host)
-		q := steer.Query{Format: steer.Format(format), Client: addr.Unmap(), Base: cp.base(r.Host, r.TLS != nil, r.Header.Get("X-Forwarded-Proto")), Params: r.URL.Query(), Busy: limit.take(host) > 0}
+		addr, secure := cp.proxies.client(r)
+		q := steer.Query{Format: steer.Format(format), Client: addr, Base: cp.base(r.Host, secure, ""), Params: r.URL.Query(), Busy: limit.take(nil, network(addr)) > 0}
 		w.Header().Set("Access-Control-Allow-Origin", "*")
 		w.Header().Set("Timing-Allow-Origin", "*")
 		b, err := cp.steer.Manifest(time.Now(), q)
@@ -117,10 +115,13 @@ func (cp *ControlPlane) steeringPages(router *httprouter.Router) {
 		w.Header().Set("Cache-Control", "private, no-store")
 		_, _ = w.Write(b) // the client may be gone
 	}
-	router.GET("/play/:token/:file", playlist)
-	router.HEAD("/play/:token/:file", playlist)
-	router.GET("/r/*path", cp.redirect)
-	router.HEAD("/r/*path", cp.redirect)
+	for path, h := range map[string]httprouter.Handle{"/play/:token/:file": playlist, "/r/*path": cp.redirect} {
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			router.Handle(method, path, func(w http.ResponseWriter, r *http.Request, ps httprouter.Params) {
+				cp.anonymous(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h(w, r, ps) })).ServeHTTP(w, r)
+			})
+		}
+	}
 }
 
 // redirect sends a client to the same path on its edge: /r/<key>, or /r/t/<token>/<key> for what needs a token. What the
@@ -154,7 +155,7 @@ func (cp *ControlPlane) redirect(w http.ResponseWriter, r *http.Request, ps http
 	}
 	q := r.URL.Query()
 	if q.Get("explain") == "1" {
-		if _, err := cp.authenticate(r.Context(), adminScope+identity.ScopeFleet, bearer(r.Header.Get("Authorization"))); err != nil {
+		if _, _, err := cp.authenticate(r.Context(), adminScope+identity.ScopeFleet, bearer(r.Header.Get("Authorization"))); err != nil {
 			fail(err)
 			return
 		}

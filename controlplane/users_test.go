@@ -39,8 +39,8 @@ func do(t *testing.T, c *api.Client, method, path string, in any) {
 	}
 }
 
-// raw is a call whose headers are of interest.
-func (s *server) raw(method, path, token, body string) *http.Response {
+// asked is a call whose headers are of interest.
+func (s *server) asked(method, path, token, body string) *http.Response {
 	s.t.Helper()
 	req, err := http.NewRequest(method, s.URL+path, strings.NewReader(body))
 	if err != nil {
@@ -111,7 +111,7 @@ func TestUsers(t *testing.T) {
 		do(t, ada, "DELETE", "/v1/sessions", nil)
 		refused(t, ada, "GET", "/v1/me", nil, 401, "unauthenticated")
 		refused(t, anybody, "POST", "/v1/sessions/refresh", api.Refresh{RefreshToken: sess.RefreshToken}, 401, "unauthenticated")
-		signedIn := s.raw("POST", "/v1/sessions", "", `{"email":"ada@example.org","password":"another horse"}`)
+		signedIn := s.asked("POST", "/v1/sessions", "", `{"email":"ada@example.org","password":"another horse"}`)
 		if signedIn.StatusCode != 201 || signedIn.Header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s, Cache-Control %q", signedIn.Status, signedIn.Header.Get("Cache-Control"))
 		}
@@ -119,7 +119,7 @@ func TestUsers(t *testing.T) {
 		// Guessing.
 		var resp *http.Response
 		for range 6 {
-			resp = s.raw("POST", "/v1/sessions", "", `{"email":"victim@example.org","password":"a guess"}`)
+			resp = s.asked("POST", "/v1/sessions", "", `{"email":"victim@example.org","password":"a guess"}`)
 		}
 		if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "1" || resp.Header.Get("Content-Type") != "application/problem+json" {
 			t.Errorf("%s, Retry-After %q, %s", resp.Status, resp.Header.Get("Retry-After"), resp.Header.Get("Content-Type"))
@@ -194,7 +194,7 @@ func TestUsers(t *testing.T) {
 		refused(t, s.admin, "GET", "/v1/admin/keys/none", nil, 422, "validation")
 
 		// Everything, and then nothing.
-		export := s.raw("GET", "/v1/me/export", bobs.AccessToken, "")
+		export := s.asked("GET", "/v1/me/export", bobs.AccessToken, "")
 		b, _ := io.ReadAll(export.Body)
 		if export.StatusCode != 200 || !strings.HasPrefix(export.Header.Get("Content-Disposition"), "attachment") || !strings.Contains(string(b), bobs.DeviceID) || strings.Contains(string(b), "null") {
 			t.Errorf("%s %v %s", export.Status, export.Header, b)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"segue/controlplane"
 	"segue/controlplane/identity"
@@ -57,6 +58,11 @@ type cli struct {
 	RateLimit      float64          `help:"Requests a second of one account or address; negative: no limit." default:"100"`
 	PremiumStreams int              `help:"Streams at a time of an account with a plan that is paid for." default:"1"`
 	OIDC           oidc             `embed:"" prefix:"oidc-"`
+	TrustedProxies []string         `help:"Load balancers whose X-Forwarded-For and Forwarded are believed: addresses or networks." name:"trusted-proxy" placeholder:"CIDR"`
+	InService      int              `help:"Requests in service at once; 0: 16 per core, at least 32." default:"0"`
+	MaxOutbox      int              `help:"Play events kept in SQL while the event log is away." default:"100000"`
+	Drain          time.Duration    `help:"On stop, from \"not ready\" to the end of listening: what the load balancer needs to see it." default:"2s"`
+	TraceEndpoint  string           `help:"OpenTelemetry collector (OTLP/HTTP); empty: no traces." placeholder:"http://HOST:4318"`
 	Pyroscope      string           `help:"Push profiles to this server; empty: none." placeholder:"URL"`
 	LogLevel       slog.Level       `help:"Least level logged: debug, info, warn, error." default:"info" placeholder:"LEVEL"`
 	LogJSON        bool             `help:"Log as JSON." name:"log-json"`
@@ -83,7 +89,8 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
 	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
 		GeoDB: c.GeoDB, GeoASN: c.GeoASN, GeoRules: c.GeoRules, DNSListen: c.DNSListen, DNSZone: c.DNSZone, PublicURL: strings.TrimRight(c.PublicURL, "/"),
-		Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, SearchShards: c.SearchShards, PerSecond: c.RateLimit, Version: version}
+		Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, SearchShards: c.SearchShards, PerSecond: c.RateLimit, Version: version,
+		TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox, Drain: c.Drain, TraceEndpoint: c.TraceEndpoint}
 	if cfg.Home, err = parseHome(c.Home); err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net/http"
 	"os"
 	"strings"
 
@@ -40,7 +39,7 @@ func (c *Ingest) Run(ctx context.Context, io *IO) error {
 	if err != nil {
 		return serve.SetupError{Err: err}
 	}
-	if err := client.Call(ctx, http.MethodGet, "/readyz", nil, nil); err != nil {
+	if err := client.Ready(ctx); err != nil {
 		return serve.Setupf("%w; is the platform running there? see --server", err)
 	}
 	// Asked for what cannot be there: a token that is refused is found out before any file is read.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"text/tabwriter"
 	"time"
@@ -46,8 +45,8 @@ func (c *AdminPurge) Run(ctx context.Context, out *IO) error {
 	default:
 		order.Kind, order.Value = "tag", c.Tag
 	}
-	var p api.Purge
-	if err := client.Call(ctx, http.MethodPost, "/v1/admin/purges", order, &p); err != nil {
+	p, err := client.NewPurge(ctx, order)
+	if err != nil {
 		return err
 	}
 	live := false
@@ -68,7 +67,7 @@ func (c *AdminPurge) Run(ctx context.Context, out *IO) error {
 			return ctx.Err()
 		case <-time.After(min(500*time.Millisecond, 20*time.Millisecond+time.Since(begun)/4)):
 		}
-		if err := client.Call(ctx, http.MethodGet, "/v1/admin/purges/"+p.ID, nil, &p); err != nil {
+		if p, err = client.GetPurge(ctx, p.ID); err != nil {
 			return err
 		}
 	}

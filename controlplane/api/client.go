@@ -3,14 +3,19 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	mrand "math/rand/v2"
 	"net/http"
 	"net/url"
+	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,27 +56,119 @@ func NewClient(server string, token func() (string, error)) (*Client, error) {
 }
 
 // Call sends in as JSON, when it is not nil, and reads the answer into out, when that is not nil. A status of 400 and
-// more is a *Problem; a server that does not answer is media.ErrUnreachable.
+// more is a *Problem; a server that does not answer is media.ErrUnreachable. The methods below are the same, one per operation.
 func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return fmt.Errorf("bug: %w", err)
+	_, err := c.do(ctx, request{method: method, path: path, in: in, out: out})
+	return err
+}
+
+// ErrNotModified: the answer is still the one that IfNoneMatch named.
+var ErrNotModified = errors.New("not modified")
+
+// request is one logical call; it may be sent more than once.
+type request struct {
+	method, path string
+	in, out      any
+	keyed        bool // a create: it gets one Idempotency-Key, whatever happens
+	args         url.Values
+	headers      http.Header
+}
+
+func (r *request) header(name, value string) {
+	if value != "" {
+		if r.headers == nil {
+			r.headers = http.Header{}
 		}
-		body = bytes.NewReader(b)
+		r.headers.Set(name, value)
 	}
-	resp, err := c.send(ctx, method, path, body, -1, http.Header{"Content-Type": {"application/json"}})
-	if err != nil {
-		return err
+}
+
+// query adds an argument; lists are written with commas, as the API reads them.
+func (r *request) query(name string, value any) {
+	v := reflect.ValueOf(value)
+	if v.IsZero() {
+		return
 	}
+	if r.args == nil {
+		r.args = url.Values{}
+	}
+	if v.Kind() == reflect.Slice {
+		parts := make([]string, v.Len())
+		for i := range parts {
+			parts[i] = fmt.Sprint(v.Index(i).Interface())
+		}
+		r.args.Set(name, strings.Join(parts, ","))
+		return
+	}
+	if t, ok := value.(time.Time); ok {
+		value = t.Format(time.RFC3339Nano)
+	}
+	r.args.Set(name, fmt.Sprint(value))
+}
+
+const (
+	maxTries  = 4                // of one logical call
+	maxPauses = 10 * time.Second // all waits of one logical call together
+)
+
+// do sends a call, and again when the server says 429 or 503 and how long to wait (Retry-After), and the call may be
+// repeated: it reads, replaces or deletes, or it has a key. It returns the answer's entity tag.
+func (c *Client) do(ctx context.Context, r request) (etag string, err error) {
+	var body []byte
+	if b, ok := r.in.([]byte); ok {
+		body = b
+	} else if r.in != nil {
+		if body, err = json.Marshal(r.in); err != nil {
+			return "", fmt.Errorf("bug: %w", err)
+		}
+	}
+	if r.keyed {
+		r.header("Idempotency-Key", rand.Text())
+	}
+	path := r.path
+	if len(r.args) > 0 {
+		path += "?" + r.args.Encode()
+	}
+	repeatable := r.keyed || r.method != http.MethodPost && r.method != http.MethodPatch
+	var paused time.Duration
+	for try := 1; ; try++ {
+		header := http.Header{"Content-Type": {"application/json"}}
+		maps.Copy(header, r.headers)
+		var in io.Reader
+		if r.in != nil {
+			in = bytes.NewReader(body)
+		}
+		resp, err := c.send(ctx, r.method, path, in, -1, header)
+		if err == nil {
+			return resp.Header.Get("ETag"), read(resp, r)
+		}
+		p, ok := errors.AsType[*Problem](err)
+		if !ok || !repeatable || try == maxTries || p.RetryAfter == 0 || p.Status != http.StatusTooManyRequests && p.Status != http.StatusServiceUnavailable {
+			return "", err
+		}
+		pause := time.Duration(p.RetryAfter)*time.Second + time.Duration(mrand.Int64N(int64(500*time.Millisecond)))
+		if paused += pause; paused > maxPauses {
+			return "", err
+		}
+		select {
+		case <-ctx.Done():
+			return "", err
+		case <-time.After(pause):
+		}
+	}
+}
+
+func read(resp *http.Response, r request) error {
 	defer resp.Body.Close()
-	if out == nil {
-		_, err = io.Copy(io.Discard, resp.Body)
+	if resp.StatusCode == http.StatusNotModified {
+		return ErrNotModified
+	}
+	if r.out == nil {
+		_, err := io.Copy(io.Discard, resp.Body)
 		return err
 	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return fmt.Errorf("%s %s: answer: %w", method, path, err)
+	if err := json.NewDecoder(resp.Body).Decode(r.out); err != nil {
+		return fmt.Errorf("%s %s: answer: %w", r.method, r.path, err)
 	}
 	return nil
 }
@@ -110,7 +207,13 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader, 
 	if b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10)); err == nil && strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") {
 		_ = json.Unmarshal(b, p) // what is not a problem document stays a bare status
 	}
+	p.RetryAfter, _ = strconv.Atoi(resp.Header.Get("Retry-After")) // in seconds, as this API writes it; 0 when absent
 	return nil, p
+}
+
+// Ready asks whether the server takes calls.
+func (c *Client) Ready(ctx context.Context) error {
+	return c.Call(ctx, http.MethodGet, "/readyz", nil, nil)
 }
 
 // Ingester gives a packager what it needs of a control plane: claims, objects, publishing.
@@ -121,14 +224,14 @@ func objectPath(key media.Key) string {
 }
 
 // Claim asks which track a source is.
-func (i Ingester) Claim(ctx context.Context, r ClaimRequest) (c Claim, err error) {
-	err = i.Client.Call(ctx, http.MethodPost, "/v1/admin/ingest/claims", r, &c)
-	return c, err
+func (i Ingester) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
+	return i.Client.Claim(ctx, r)
 }
 
 // Publish takes a track into the catalogue.
 func (i Ingester) Publish(ctx context.Context, t media.Track) error {
-	return i.Client.Call(ctx, http.MethodPost, "/v1/admin/ingest/tracks", t, nil)
+	_, err := i.Client.Publish(ctx, t)
+	return err
 }
 
 // Put stores an object; o.SHA256 is required and is checked by the server.

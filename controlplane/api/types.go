@@ -16,6 +16,8 @@ type Problem struct {
 	Instance string         `json:"instance,omitempty"` // the request id
 	Errors   []FieldProblem `json:"errors,omitempty"`
 	Devices  []BusyDevice   `json:"devices,omitempty"` // of stream-limit and offline-device-limit
+
+	RetryAfter int `json:"-"` // seconds: the answer's Retry-After; 0: none
 }
 
 // FieldProblem points at one wrong field of a request.

@@ -60,7 +60,7 @@ type Play struct {
 
 // Ingest takes events from players. It is safe for concurrent use.
 type Ingest struct {
-	log    *eventlog.Log
+	append func(ctx context.Context, messages ...eventlog.Message) error
 	lookup func(ctx context.Context, playID string) (Play, error)
 	secret []byte // makes pseudonyms
 
@@ -74,9 +74,10 @@ type Ingest struct {
 	known map[string]Play
 }
 
-// NewIngest wires the log and the record of granted plays; lookup returns media.ErrNotFound for one never granted.
-func NewIngest(log *eventlog.Log, secret []byte, lookup func(ctx context.Context, playID string) (Play, error)) *Ingest {
-	return &Ingest{log: log, lookup: lookup, secret: secret, known: map[string]Play{}}
+// NewIngest wires the log and the record of granted plays: append returns when the messages are durable; lookup returns
+// media.ErrNotFound for a play never granted.
+func NewIngest(append func(ctx context.Context, messages ...eventlog.Message) error, secret []byte, lookup func(ctx context.Context, playID string) (Play, error)) *Ingest {
+	return &Ingest{append: append, lookup: lookup, secret: secret, known: map[string]Play{}}
 }
 
 const (
@@ -118,7 +119,7 @@ func (g *Ingest) Take(ctx context.Context, userID string, events []api.Event) (a
 			heard = append(heard, s)
 		}
 	}
-	if err := g.log.Append(ctx, messages...); err != nil {
+	if err := g.append(ctx, messages...); err != nil {
 		return out, err
 	}
 	if g.Heard != nil {

@@ -32,6 +32,41 @@ var migrations embed.FS
 type DB struct {
 	*sql.DB
 	Embedded bool // SQLite: one replica only
+
+	// Observe, when set before use, is told of every statement outside of a transaction (by its text, which holds no values)
+	// and of every transaction; what it returns is told of the end.
+	Observe func(ctx context.Context, text string) (context.Context, func(error))
+}
+
+func (db *DB) observe(ctx context.Context, text string) (context.Context, func(error)) {
+	if db.Observe == nil {
+		return ctx, func(error) {}
+	}
+	return db.Observe(ctx, text)
+}
+
+// ExecContext is sql.DB's.
+func (db *DB) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	ctx, end := db.observe(ctx, query)
+	res, err := db.DB.ExecContext(ctx, query, args...)
+	end(err)
+	return res, err
+}
+
+// QueryContext is sql.DB's.
+func (db *DB) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	octx, end := db.observe(ctx, query)
+	rows, err := db.DB.QueryContext(octx, query, args...)
+	end(err)
+	return rows, err
+}
+
+// QueryRowContext is sql.DB's.
+func (db *DB) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	octx, end := db.observe(ctx, query)
+	row := db.DB.QueryRowContext(octx, query, args...)
+	end(row.Err())
+	return row
 }
 
 // Open connects and brings the schema up to date. dsn is sqlite:PATH or a postgres:// URL. What the operator can mend
@@ -69,7 +104,7 @@ func Open(ctx context.Context, dsn string) (*DB, error) {
 		db.Close()
 		return nil, serve.Setupf("database %s: migrate: %w", redact(dsn), err)
 	}
-	return &DB{db, embedded}, nil
+	return &DB{DB: db, Embedded: embedded}, nil
 }
 
 // oneLine prints an error of several lines, as pgx makes them, as one.
@@ -88,9 +123,11 @@ func redact(dsn string) string {
 
 // Tx runs f in one transaction, and again when the database says that it lost a race; f must not keep anything from a
 // run that did not commit.
-func (db *DB) Tx(ctx context.Context, f func(*sql.Tx) error) error {
+func (db *DB) Tx(ctx context.Context, f func(*sql.Tx) error) (err error) {
+	ctx, end := db.observe(ctx, "transaction")
+	defer func() { end(err) }()
 	for try := 0; ; try++ {
-		err := db.once(ctx, f)
+		err = db.once(ctx, f)
 		if err == nil || try == 9 || !raced(err) || ctx.Err() != nil {
 			return err
 		}
@@ -160,15 +197,46 @@ func Emit(ctx context.Context, tx *sql.Tx, kind string, ids ...string) error {
 	return err
 }
 
-// Relay moves committed events to publish, oldest first, until ctx ends; an event leaves the outbox after publish took
-// it. Several replicas may relay at once: publish sees the same ID twice then, and drops the second.
-func (db *DB) Relay(ctx context.Context, every time.Duration, publish func(ctx context.Context, e Event) error, failed func(error)) {
+// ErrFull: as much waits in the outbox as may.
+var ErrFull = errors.New("the outbox is full")
+
+// Keep puts events into the outbox, unless limit or more wait there already: ErrFull, and none is kept. One that waits
+// already is not kept twice. The bound is soft: those who come at once may pass it together.
+func (db *DB) Keep(ctx context.Context, limit int, events ...Event) error {
+	return db.Tx(ctx, func(tx *sql.Tx) error {
+		var waiting int
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT $1) AS w`, limit).Scan(&waiting); err != nil {
+			return fmt.Errorf("outbox: %w", err)
+		}
+		if waiting >= limit {
+			return ErrFull
+		}
+		for _, e := range events {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO outbox (id, subject, body) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`, e.ID, e.Subject, string(e.Body)); err != nil {
+				return fmt.Errorf("outbox: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// relayed is how many events go in one batch.
+const relayed = 256
+
+// Relay moves committed events to publish, oldest first, until ctx ends; a batch leaves the outbox after publish took all
+// of it. publish sees events again that it took before (a batch that failed half way, several replicas that relay at
+// once), with the same ID: it drops the second.
+func (db *DB) Relay(ctx context.Context, every time.Duration, publish func(ctx context.Context, batch []Event) error, failed func(error)) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	failing := false
 	for {
-		if n, err := db.relay(ctx, publish); err != nil && ctx.Err() == nil {
-			failed(fmt.Errorf("relay outbox: %w", err))
-		} else if n > 0 && err == nil {
+		n, err := db.relay(ctx, publish)
+		if err != nil && ctx.Err() == nil && !failing {
+			failed(fmt.Errorf("relay outbox: %w", err)) // once: not five times a second, for hours
+		}
+		failing = err != nil
+		if n == relayed && err == nil {
 			continue // there may be more
 		}
 		select {
@@ -179,8 +247,8 @@ func (db *DB) Relay(ctx context.Context, every time.Duration, publish func(ctx c
 	}
 }
 
-func (db *DB) relay(ctx context.Context, publish func(ctx context.Context, e Event) error) (int, error) {
-	rows, err := db.QueryContext(ctx, `SELECT id, subject, body FROM outbox ORDER BY id LIMIT 100`)
+func (db *DB) relay(ctx context.Context, publish func(ctx context.Context, batch []Event) error) (int, error) {
+	rows, err := db.DB.QueryContext(ctx, `SELECT id, subject, body FROM outbox ORDER BY id LIMIT $1`, relayed)
 	if err != nil {
 		return 0, err
 	}
@@ -199,13 +267,18 @@ func (db *DB) relay(ctx context.Context, publish func(ctx context.Context, e Eve
 		return 0, err
 	}
 	rows.Close()
-	for i, e := range events {
-		if err := publish(ctx, e); err != nil {
-			return i, err
-		}
-		if _, err := db.ExecContext(ctx, `DELETE FROM outbox WHERE id = $1`, e.ID); err != nil {
-			return i, err
-		}
+	if len(events) == 0 {
+		return 0, nil
 	}
-	return len(events), nil
+	if err := publish(ctx, events); err != nil {
+		return 0, err
+	}
+	return len(events), db.Tx(ctx, func(tx *sql.Tx) error {
+		for _, e := range events {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM outbox WHERE id = $1`, e.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

@@ -37,6 +37,9 @@ type Stream struct {
 // duplicatesFor is how long an ID is remembered: longer than a player keeps trying to deliver.
 const duplicatesFor = 2 * time.Hour
 
+// ackTime is how long an acknowledgement may take; one that is lost with its connection must not be waited for for ever.
+const ackTime = 10 * time.Second
+
 // Log is safe for concurrent use.
 type Log struct {
 	server *server.Server // nil: remote
@@ -47,7 +50,8 @@ type Log struct {
 // Open starts or reaches the log and makes its streams. What the operator can mend is a serve.SetupError.
 func Open(ctx context.Context, c Config, streams ...Stream) (*Log, error) {
 	l := &Log{}
-	opts := []nats.Option{nats.Name("segue"), nats.MaxReconnects(-1), nats.ReconnectWait(500 * time.Millisecond)}
+	opts := []nats.Option{nats.Name("segue"), nats.MaxReconnects(-1), nats.ReconnectWait(500 * time.Millisecond),
+		nats.ReconnectBufSize(-1)} // away is an error at once: whoever appends keeps the message elsewhere
 	if c.URL == "" {
 		if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 			return nil, serve.Setupf("event log: %w", err)
@@ -69,7 +73,7 @@ func Open(ctx context.Context, c Config, streams ...Stream) (*Log, error) {
 		l.Close()
 		return nil, serve.Setupf("event log %s: %w; start NATS with JetStream, or correct --nats", c.URL, err)
 	}
-	if l.js, err = jetstream.New(l.conn); err != nil {
+	if l.js, err = jetstream.New(l.conn, jetstream.WithPublishAsyncTimeout(ackTime), jetstream.WithPublishAsyncMaxPending(64<<10)); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("event log: %w", err)
 	}
@@ -140,14 +144,17 @@ const retryAfter = time.Second
 // Consume hands batches to take, in order, until ctx ends. A batch is acknowledged when take returns nil, else given
 // again: take must bear repeats. Failures are logged, the first of a row only.
 func (l *Log) Consume(ctx context.Context, log *slog.Logger, r Reader, take func(ctx context.Context, batch []Message) error) error {
-	consumer, err := l.js.CreateOrUpdateConsumer(ctx, strings.ToUpper(r.Stream), jetstream.ConsumerConfig{Durable: r.Name,
-		AckPolicy: jetstream.AckExplicitPolicy, AckWait: 5 * time.Minute, MaxAckPending: 4 * r.Batch, DeliverPolicy: jetstream.DeliverAllPolicy})
-	if err != nil {
-		return fmt.Errorf("read %s as %s: %w", r.Stream, r.Name, err)
-	}
+	var consumer jetstream.Consumer // made anew after a failure: the server may have come back without it
 	failing := false
 	for ctx.Err() == nil {
-		err := l.batch(ctx, consumer, r, take)
+		var err error
+		if consumer == nil {
+			consumer, err = l.js.CreateOrUpdateConsumer(ctx, strings.ToUpper(r.Stream), jetstream.ConsumerConfig{Durable: r.Name,
+				AckPolicy: jetstream.AckExplicitPolicy, AckWait: 5 * time.Minute, MaxAckPending: 4 * r.Batch, DeliverPolicy: jetstream.DeliverAllPolicy})
+		}
+		if err == nil {
+			err = l.batch(ctx, consumer, r, take)
+		}
 		switch {
 		case err == nil:
 			if failing {
@@ -159,7 +166,7 @@ func (l *Log) Consume(ctx context.Context, log *slog.Logger, r Reader, take func
 			if !failing {
 				log.Warn("reader waits, nothing is lost", "stream", r.Stream, "reader", r.Name, "err", err)
 			}
-			failing = true
+			failing, consumer = true, nil
 			select {
 			case <-ctx.Done():
 			case <-time.After(retryAfter):

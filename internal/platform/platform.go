@@ -257,13 +257,12 @@ func (p *Platform) admit(ctx context.Context, region string) (string, error) {
 	}
 	for _, r := range places {
 		if r.Name == region {
-			if err := admin.Call(ctx, http.MethodPut, "/v1/admin/regions/"+r.Name, r.NewRegion, nil); err != nil {
+			if _, err := admin.PutRegion(ctx, r.Name, r.NewRegion); err != nil {
 				return "", err
 			}
 		}
 	}
-	var t api.JoinToken
-	err = admin.Call(ctx, http.MethodPost, "/v1/admin/join-tokens", api.NewJoinToken{Region: region, TTLSeconds: 60}, &t)
+	t, err := admin.NewJoinToken(ctx, api.NewJoinToken{Region: region, TTLSeconds: 60})
 	return t.Token, err
 }
 
