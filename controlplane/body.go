@@ -67,7 +67,9 @@ func (cp *ControlPlane) takeBody(op *huma.Operation, next http.Handler) http.Han
 			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, atMost))
 			if err == nil { // else the deadline stays for what the server still drains
 				_ = conn.SetReadDeadline(time.Time{})
-				err = plainBody(r.Header.Get("Content-Type"), body)
+				if kind := r.Header.Get("Content-Type"); kind != "" || textual(op) {
+					err = plainBody(kind, body)
+				}
 			}
 			if err != nil {
 				cp.writeProblem(w, r, bodyError(err))
@@ -122,6 +124,19 @@ func plainText(r *http.Request) error {
 }
 
 func plain(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
+// textual says that an operation's body is text when its request does not say what it is.
+func textual(op *huma.Operation) bool {
+	if op.RequestBody == nil {
+		return true
+	}
+	for kind := range op.RequestBody.Content {
+		if strings.Contains(kind, "json") || strings.HasPrefix(kind, "text/") {
+			return true
+		}
+	}
+	return false
+}
 
 // plainBody does the same for a body that is text.
 func plainBody(contentType string, body []byte) error {

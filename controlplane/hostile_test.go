@@ -235,9 +235,15 @@ func TestHostileRequests(t *testing.T) {
 				return
 			}
 			defer resp.Body.Close()
-			b, err := io.ReadAll(resp.Body)
+			var b []byte
+			if resp.Header.Get("Content-Type") == "text/event-stream" {
+				b = make([]byte, 1) // it goes on for as long as it is read
+				_, err = io.ReadFull(resp.Body, b)
+			} else {
+				b, err = io.ReadAll(resp.Body)
+			}
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("%s %.200s: %v", method, target, err)
 			}
 			sent++
 			if why := undocumented(op, resp, b, method); why != "" && !seen[op.ID+why] {
@@ -306,7 +312,7 @@ func TestHostileRequests(t *testing.T) {
 								}
 								continue
 							}
-							if p.In == "path" && v == "" {
+							if p.In == "path" && (v == "" || strings.Contains(v, "/")) {
 								continue // another path
 							}
 							send(op, method, good(map[string]string{p.Name: v}), token, contentType, body, nil)

@@ -53,6 +53,9 @@ func describe(a huma.API, op *huma.Operation) {
 	for _, status := range []int{400, 422, 429, 500, 503} {
 		add(status)
 	}
+	for _, status := range op.Errors {
+		add(status)
+	}
 	problem("default", "Error")
 	for _, key := range []string{"429", "503"} {
 		op.Responses[key].Headers = map[string]*huma.Param{"Retry-After": {Description: "seconds to wait; 503 may lack it", Schema: &huma.Schema{Type: huma.TypeInteger}}}

@@ -135,7 +135,7 @@ func TestPlaylistsOverHTTP(t *testing.T) {
 		tried(eve, "GET", path, "", nil, 404, "not-found")
 		tried(eve, "POST", path+"/items", "", add, 404, "not-found")
 		tried(nobody, "GET", path, "", nil, 401, "unauthenticated")
-		tried(ada, "GET", "/v1/playlists/%00", "", nil, 404, "not-found")
+		tried(ada, "GET", "/v1/playlists/%00", "", nil, 400, "invalid-request")
 		tried(ada, "GET", "/v1/playlists/"+ulid.Make().String(), "", nil, 404, "not-found")
 		tried(ada, "POST", "/v1/playlists", "", map[string]any{"nam": "x"}, 422, "validation")
 		tried(ada, "POST", "/v1/playlists", "", api.NewPlaylist{Name: " "}, 400, "invalid-request")

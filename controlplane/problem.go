@@ -53,7 +53,6 @@ var problems = []struct {
 	{playback.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
 	{player.ErrNotActive, http.StatusConflict, "not-active"},
 	{player.ErrNoActive, http.StatusConflict, "no-active-device"},
-	{media.ErrChanged, http.StatusPreconditionFailed, "changed"},
 	{steer.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
 	{steer.ErrOver, http.StatusGone, "play-over"},
 	{media.ErrInvalid, http.StatusBadRequest, "invalid-request"},

@@ -65,9 +65,11 @@ func (cp *ControlPlane) represent(op *huma.Operation, next http.Handler) http.Ha
 			out.status = http.StatusOK
 		}
 		if out.status >= 400 {
-			for _, name := range []string{"ETag", "Last-Modified", "Content-Encoding"} {
-				h.Del(name)
+			if out.status != http.StatusPreconditionFailed { // whose ETag is what to come back with
+				h.Del("ETag")
 			}
+			h.Del("Last-Modified")
+			h.Del("Content-Encoding")
 			h.Set("Cache-Control", "no-store")
 		} else if h.Get("Cache-Control") == "" {
 			switch {

@@ -47,6 +47,7 @@ func (cp *ControlPlane) offlineRoutes(a huma.API) {
 	})
 	op = operation("offline-files", http.MethodGet, "/v1/offline/licences/{id}/files", tag, "The files of a licence, to download", needUser)
 	op.Description = "URLs on a near edge, for a day; an interrupted download goes on with Range. With since, only what came, changed or went after that revision."
+	op.Errors = []int{http.StatusConflict, http.StatusGone}
 	register(cp, a, op, func(ctx context.Context, in *struct {
 		ID     string `path:"id" minLength:"26" maxLength:"26"`
 		Since  int64  `query:"since" minimum:"0" doc:"a revision that the device has"`
@@ -57,6 +58,7 @@ func (cp *ControlPlane) offlineRoutes(a huma.API) {
 	})
 	op = operation("renew-offline-licence", http.MethodPost, "/v1/offline/licences/{id}/renew", tag, "Check in: 30 more days", needUser)
 	op.Description = "410 of type licence-revoked: delete the files. 403 of type plan-required: the plan has no offline any more."
+	op.Errors = []int{http.StatusGone}
 	register(cp, a, op, func(ctx context.Context, in *byID) (*answer[api.OfflineLicence], error) {
 		return reply(cp.offline.Renew(ctx, offline.Listener(listener(ctx)), in.ID))
 	})

@@ -40,6 +40,7 @@ func (cp *ControlPlane) playbackRoutes(a huma.API) {
 	})
 	op = operation("renew-playback", http.MethodPost, "/v1/playback/{play_id}/renew", tag, "New URLs for a play that goes on", needUser)
 	op.Description = "The same play with a new token and the edges that are best now; the body says again what the player can play. 410 of type play-over: it has ended, or another device took over."
+	op.Errors = []int{http.StatusGone}
 	register(cp, a, op, func(ctx context.Context, in *struct {
 		reached
 		PlayID string `path:"play_id" maxLength:"64"`
@@ -51,6 +52,7 @@ func (cp *ControlPlane) playbackRoutes(a huma.API) {
 	})
 	op = operation("keep-playback", http.MethodPut, "/v1/playback/{play_id}/keepalive", tag, "Say that a play goes on", needUser)
 	op.Description = "For players that report no progress every 30 s, and for those that want to know soon of a take-over: 410 of type play-over."
+	op.Errors = []int{http.StatusGone}
 	op.DefaultStatus = http.StatusNoContent
 	register(cp, a, op, func(ctx context.Context, in *struct {
 		PlayID string `path:"play_id" maxLength:"64"`

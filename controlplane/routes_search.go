@@ -3,7 +3,7 @@ package controlplane
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"net/http"
 	"reflect"
 	"strconv"
@@ -183,7 +183,7 @@ func (cp *ControlPlane) searchRoutes(a huma.API) {
 	op.Description = "The present one is searched until the new one takes its place. GET /v1/admin/search tells how far it is."
 	register(cp, a, op, func(context.Context, *struct{}) (*answer[api.SearchIndex], error) {
 		if s := cp.index.Status(); s.State != search.Ready {
-			return nil, fmt.Errorf("the search index is being built already: %w", media.ErrBusy)
+			return nil, newProblem(http.StatusConflict, "already-running", "the search index is being built already")
 		}
 		cp.index.StartRebuild()
 		return reply(cp.searchIndex(), nil)
@@ -192,7 +192,9 @@ func (cp *ControlPlane) searchRoutes(a huma.API) {
 	op.DefaultStatus = http.StatusAccepted
 	op.Description = "With mend, what differs is brought up to date. GET /v1/admin/search tells how far it is and what it found."
 	register(cp, a, op, func(_ context.Context, in *struct{ Body api.NewSearchCheck }) (*answer[api.SearchIndex], error) {
-		if _, err := cp.index.StartCheck(in.Body.Mend); err != nil {
+		if _, err := cp.index.StartCheck(in.Body.Mend); errors.Is(err, media.ErrBusy) {
+			return nil, newProblem(http.StatusConflict, "already-running", "the search index is being compared already")
+		} else if err != nil {
 			return nil, err
 		}
 		return reply(cp.searchIndex(), nil)

@@ -214,6 +214,9 @@ func (s *Service) PatchQueue(ctx context.Context, userID string, revision int64,
 // AddEntries puts tracks at the end, or right behind the current entry. Errors: media.ErrChanged, media.ErrInvalid,
 // also when more than MaxEntries were still to be played.
 func (s *Service) AddEntries(ctx context.Context, userID string, revision int64, in api.NewEntries) (out api.QueueChanged, err error) {
+	if len(in.TrackIDs) == 0 {
+		return out, fmt.Errorf("track_ids: want at least one: %w", media.ErrInvalid)
+	}
 	if err := checkTracks(in.TrackIDs); err != nil {
 		return out, err
 	}
