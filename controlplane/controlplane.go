@@ -263,18 +263,14 @@ func (cp *ControlPlane) granted(ctx context.Context, playID string) (plays.Play,
 	return plays.Play{UserID: p.UserID, Plan: p.Plan, Version: p.Version, CreatedAt: p.CreatedAt, ExpiresAt: p.ExpiresAt, Track: t.Track}, nil
 }
 
-// displayNames returns the names of those of the accounts that there are.
+// displayNames returns the names of those of the accounts that there are, discoverable or not: they share something.
 func (cp *ControlPlane) displayNames(ctx context.Context, ids ...string) (map[string]string, error) {
 	names := map[string]string{}
-	for _, id := range ids {
-		u, err := cp.identity.User(ctx, id)
-		if err == nil {
-			names[id] = u.DisplayName
-		} else if !errors.Is(err, media.ErrNotFound) {
-			return nil, err
-		}
+	people, err := cp.identity.People(ctx, ids...)
+	for _, p := range people {
+		names[p.ID] = p.DisplayName
 	}
-	return names, nil
+	return names, err
 }
 
 // notices carries the player's word from replica to replica.

@@ -85,12 +85,14 @@ func (cp *ControlPlane) represent(op *huma.Operation, next http.Handler) http.Ha
 			h.Add("Vary", "Authorization")
 		}
 		h.Add("Vary", "Accept-Encoding")
-		if reads && out.status == http.StatusOK && h.Get("ETag") == "" {
+		// A handler's own is the revision of a thing, for If-Match: what else its answer shows may have changed since.
+		ours := h.Get("ETag") == ""
+		if reads && out.status == http.StatusOK && ours {
 			sum := sha256.Sum256(out.body.Bytes())
 			h.Set("ETag", `"`+hex.EncodeToString(sum[:12])+`"`)
 		}
 		zip := out.body.Len() >= gzipFrom && h.Get("Content-Encoding") == "" && acceptsGzip(r.Header.Values("Accept-Encoding")) && strings.Contains(h.Get("Content-Type"), "json")
-		if reads && (out.status == http.StatusOK || out.status == http.StatusNotModified) && matches(known, h.Get("ETag")) {
+		if reads && (out.status == http.StatusOK && ours || out.status == http.StatusNotModified) && matches(known, h.Get("ETag")) {
 			if zip && strings.Contains(known, strings.TrimSuffix(h.Get("ETag"), `"`)+zipped) {
 				h.Set("ETag", strings.TrimSuffix(h.Get("ETag"), `"`)+zipped)
 			}

@@ -39,13 +39,16 @@ func (c *change) placements(where string, args ...any) ([]placement, error) {
 	return collect(c.ctx, c.tx, (*placement).fields, `SELECT `+placementColumns+` FROM playlist_items WHERE playlist_id = $1 AND `+where, append([]any{c.p.id}, args...)...)
 }
 
+// few bounds the arguments of a statement: SQLite's driver looks each one up among all.
+const few = 250
+
 // Where few entries of many are asked for, "to_revision + 0" keeps SQLite from the index of all that stand: one entry of
 // 10000 costs 0.1 ms instead of 8.
 
 // standing returns where those of the entries that are in the playlist stand now.
 func (c *change) standing(entries []string) (map[string]placement, error) {
 	out := map[string]placement{}
-	for some := range slices.Chunk(entries, lookup) {
+	for some := range slices.Chunk(entries, few) {
 		in, args := marks(3, some)
 		list, err := c.placements(`to_revision + 0 > $2 AND entry_id IN (`+in+`)`, append([]any{c.rev}, args...)...)
 		if err != nil {
@@ -61,7 +64,7 @@ func (c *change) standing(entries []string) (map[string]placement, error) {
 // leave ends the places of entries that stand.
 func (c *change) leave(entries []string) error {
 	c.closed += len(entries)
-	for some := range slices.Chunk(entries, lookup) {
+	for some := range slices.Chunk(entries, few) {
 		in, args := marks(3, some)
 		if _, err := c.tx.ExecContext(c.ctx, `UPDATE playlist_items SET to_revision = $2 WHERE playlist_id = $1 AND entry_id IN (`+in+`) AND to_revision + 0 > $2`,
 			append([]any{c.p.id, c.rev}, args...)...); err != nil {
@@ -73,12 +76,13 @@ func (c *change) leave(entries []string) error {
 
 // stand writes new places, from this revision on.
 func (c *change) stand(list []placement) error {
-	const width = 13
-	for some := range slices.Chunk(list, 500) {
-		lines, args := make([]string, len(some)), make([]any, 0, width*len(some))
+	const own = 10 // values of a line, besides those that all share
+	for some := range slices.Chunk(list, few/own) {
+		lines, args := make([]string, len(some)), []any{c.p.id, c.rev, live}
 		for i, m := range some {
-			text, values := marks(i*width+1, []any{c.p.id, m.entry, c.rev, live, m.origin, m.position, m.track, m.album, m.title, m.artist, m.durationMS, m.by, m.at})
-			lines[i] = "(" + text + ")"
+			text, values := marks(len(args)+1, []any{m.entry, m.origin, m.position, m.track, m.album, m.title, m.artist, m.durationMS, m.by, m.at})
+			entry, rest, _ := strings.Cut(text, ", ")
+			lines[i] = "($1, " + entry + ", $2, $3, " + rest + ")"
 			args = append(args, values...)
 		}
 		if _, err := c.tx.ExecContext(c.ctx, `INSERT INTO playlist_items (playlist_id, `+placementColumns+`) VALUES `+strings.Join(lines, ", "), args...); err != nil {
@@ -213,7 +217,7 @@ func (c *change) holds(tracks []string) (map[string]bool, error) {
 
 func (c *change) among(column string, ids []string, after int64) (map[string]bool, error) {
 	out := map[string]bool{}
-	for some := range slices.Chunk(ids, lookup) {
+	for some := range slices.Chunk(ids, few) {
 		in, args := marks(3, some)
 		list, err := collect(c.ctx, c.tx, one[string], `SELECT DISTINCT `+column+` FROM playlist_items WHERE playlist_id = $1 AND to_revision + 0 > $2 AND `+column+` IN (`+in+`)`,
 			append([]any{c.p.id, after}, args...)...)
