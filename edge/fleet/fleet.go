@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -53,7 +54,7 @@ type Member struct {
 	key      ed25519.PrivateKey
 	joined   api.Joined
 	client   *api.Client
-	revision string
+	revision atomic.Value // string; the heartbeat says it
 	trusted  string // what of the configuration the edge's Trust was made of
 }
 
@@ -129,7 +130,7 @@ func (m *Member) Run(ctx context.Context, ready func()) error {
 		sec := max(now.Sub(last).Seconds(), 0.001)
 		h := api.Heartbeat{URL: m.cfg.PublicURL, Version: m.cfg.Version, At: now.UTC(), Draining: draining, Connections: c.Connections,
 			EgressBps: int64(float64(c.ServedBytes-before.ServedBytes) * 8 / sec), RequestsPerSec: float64(c.Requests-before.Requests) / sec,
-			CPURatio: min(1, (cpu-beforeCPU).Seconds()/sec/float64(runtime.NumCPU())), MemoryBytes: c.MemoryBytes, DiskBytes: c.DiskBytes, ConfigRevision: m.revision}
+			CPURatio: min(1, (cpu-beforeCPU).Seconds()/sec/float64(runtime.NumCPU())), MemoryBytes: c.MemoryBytes, DiskBytes: c.DiskBytes, ConfigRevision: m.configured()}
 		if n := c.Requests - before.Requests; n > 0 {
 			h.HitRatio = float64(c.Hits-before.Hits) / float64(n)
 		}
@@ -189,7 +190,7 @@ func (m *Member) poll(ctx context.Context, wait bool) error {
 		path += "?wait=25s"
 	}
 	var c api.EdgeConfig
-	changed, err := m.client.Poll(ctx, path, m.revision, &c)
+	changed, err := m.client.Poll(ctx, path, m.configured(), &c)
 	if err != nil || !changed {
 		return err
 	}
@@ -197,10 +198,16 @@ func (m *Member) poll(ctx context.Context, wait bool) error {
 	return m.write("config.json", c)
 }
 
+// configured is the revision in force; "": none yet.
+func (m *Member) configured() string {
+	revision, _ := m.revision.Load().(string)
+	return revision
+}
+
 // apply puts a configuration in force. Peers come and go often, keys do not: a new Trust costs the edge all verdicts that
 // it remembers, so an old one is left alone.
 func (m *Member) apply(c api.EdgeConfig) {
-	m.revision = c.Revision
+	m.revision.Store(c.Revision)
 	peers := make([]edge.Peer, 0, len(c.Peers))
 	for _, p := range c.Peers {
 		peers = append(peers, edge.Peer{Name: p.Name, URL: p.URL, Key: p.PublicKey})
