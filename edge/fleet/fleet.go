@@ -55,7 +55,7 @@ type Member struct {
 	joined   api.Joined
 	client   *api.Client
 	revision atomic.Value // string; the heartbeat says it
-	trusted  string // what of the configuration the edge's Trust was made of
+	trusted  string       // what of the configuration the edge's Trust was made of
 }
 
 // Join reads the identity of an earlier life, or makes one and joins. It applies the configuration kept, if there is
