@@ -179,7 +179,7 @@ func openHeaders(h http.Header, secure bool) {
 func preflight(w http.ResponseWriter) {
 	h := w.Header()
 	h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE")
-	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Content-Digest, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, Traceparent, Tracestate")
+	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Content-Digest, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, X-Request-Id, Traceparent, Tracestate")
 	h.Set("Access-Control-Max-Age", "86400")
 	w.WriteHeader(http.StatusNoContent)
 }

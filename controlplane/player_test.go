@@ -316,7 +316,7 @@ func TestQueueOverHTTP(t *testing.T) {
 			t.Errorf("%s %s", resp.Status, body)
 		}
 		for _, m := range []string{etag, `"999999"`} {
-			if resp, body := do("POST", "/v1/me/queue/entries", m, api.NewEntries{TrackIDs: ids[:1], Next: true}); resp.StatusCode != 412 || !strings.Contains(string(body), "/problems/changed") {
+			if resp, body := do("POST", "/v1/me/queue/entries", m, api.NewEntries{TrackIDs: ids[:1], Next: true}); resp.StatusCode != 412 || !strings.Contains(string(body), "/problems/precondition-failed") {
 				t.Errorf("%s %s", resp.Status, body)
 			}
 		}

@@ -413,7 +413,7 @@ func releases(t *testing.T, w *world) {
 	}
 	page, err := w.FollowedArtists(ctx, ada, "", 10)
 	w.must(err)
-	if len(page.Items) != 3 || string(page.Items[1].ID) != two || page.Items[1].Artist == nil {
+	if len(page.Items) != 3 || string(page.Items[0].ID) != two || page.Items[0].Artist == nil {
 		t.Errorf("%+v", page)
 	}
 	_, err = w.Releases(ctx, ada, "!", 10)

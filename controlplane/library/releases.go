@@ -71,11 +71,11 @@ type release struct{ date, id string }
 // releases reads what came out after since, up to a place in the list. An album's first artist is in its row, further
 // ones are credits. Who was merged goes on under another id.
 func (s *Service) releases(ctx context.Context, userID, since, date, id string, limit int) ([]release, error) {
-	const followed = `FROM followed_artists f JOIN artists r ON r.id = f.item_id JOIN `
-	const artist = `= CASE WHEN r.merged_into = '' THEN r.id ELSE r.merged_into END`
-	const where = ` WHERE f.user_id = $1 AND a.removed_at = 0 AND a.date > $6 AND a.date <= $2 AND (a.date < $2 OR a.id < $3)`
-	rows, err := s.db.QueryContext(ctx, `SELECT a.date, a.id `+followed+`albums a ON a.artist_id `+artist+where+`
-		UNION SELECT a.date, a.id `+followed+`album_credits c ON c.artist_id `+artist+` JOIN albums a ON a.id = c.album_id`+where+` AND c.role = $5
+	const where = ` WHERE a.removed_at = 0 AND a.date > $6 AND a.date <= $2 AND (a.date < $2 OR a.id < $3)`
+	rows, err := s.db.QueryContext(ctx, `WITH who AS (SELECT item_id AS id FROM followed_artists WHERE user_id = $1
+			UNION ALL SELECT r.merged_into FROM artists r JOIN followed_artists f ON f.item_id = r.id WHERE r.merged_into <> '' AND f.user_id = $1)
+		SELECT a.date, a.id FROM who JOIN albums a ON a.artist_id = who.id`+where+`
+		UNION SELECT a.date, a.id FROM who JOIN album_credits c ON c.artist_id = who.id JOIN albums a ON a.id = c.album_id`+where+` AND c.role = $5
 		ORDER BY 1 DESC, 2 DESC LIMIT $4`, userID, date, id, limit, api.RoleMain, since)
 	if err != nil {
 		return nil, err

@@ -37,6 +37,9 @@ CREATE TABLE recent_plays (
 );
 CREATE INDEX recent_plays_newest ON recent_plays(user_id, played_at, play_id);
 
+-- Merged artists are few: a feed finds them without a look at every artist that is followed.
+CREATE INDEX artists_merged ON artists(id, merged_into) WHERE merged_into <> '';
+
 -- The player of a person, over all devices. seq counts its changes; state_seq, queue_seq and devices_seq are what it was when that part
 -- last changed, so that one number tells a stream what it has not seen. queue_entry is the current entry of the queue, and queue_position_ms
 -- where to go on in it, placed_seq when somebody put it there other than by playing; from track_id on it is what the active device says that it does.
