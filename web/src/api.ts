@@ -11,13 +11,14 @@ export interface Found { query: string; tracks: Track[]; albums: Album[]; artist
 export interface Pathway { id: string; region: string; base_url: string; distance_km: number }
 export interface Playback { play_id: string; hls_url: string; file_url: string; rendition: string; renditions: string[]; duration_ms: number; gain_db: number; pathways: Pathway[] }
 export interface User { email: string; display_name: string; plan: string }
-interface Session { access_token: string; expires_in: number; refresh_token: string; user: User }
+interface Session { device_id: string; access_token: string; expires_in: number; refresh_token: string; user: User }
 
 export class Problem extends Error {
   constructor(readonly status: number, readonly type: string, message: string) { super(message); }
 }
 
 const kept = "segue.refresh";
+const device = "segue.device"; // this browser, as its account knows it: kept when somebody signs out
 
 export class Api {
   user?: User;
@@ -34,7 +35,7 @@ export class Api {
 
   async signIn(email: string, password: string): Promise<void> {
     const name = /Mobi/.test(navigator.userAgent) ? "Browser on a phone" : "Browser";
-    this.take(await this.send("POST", "/v1/sessions", { email, password, device: { type: "web", name } }));
+    this.take(await this.send("POST", "/v1/sessions", { email, password, device: { id: localStorage.getItem(device) ?? undefined, type: "web", name } }));
   }
 
   async signUp(email: string, password: string): Promise<void> {
@@ -96,6 +97,7 @@ export class Api {
     this.accessEnds = Date.now() + (s.expires_in - 30) * 1000;
     this.user = s.user;
     localStorage.setItem(kept, s.refresh_token);
+    localStorage.setItem(device, s.device_id);
   }
 
   private forget() {

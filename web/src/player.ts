@@ -2,7 +2,7 @@
 // It moves to the next edge when one fails, and tells the control plane what it saw.
 
 import Hls, { ErrorTypes, Events as HlsEvents, type ErrorData, type Level } from "hls.js";
-import { Api, type Playback, type Track } from "./api";
+import { Api, Problem, type Playback, type Track } from "./api";
 import { Events } from "./events";
 
 export interface Source { edge: string; tier: string; rendition: string }
@@ -77,7 +77,7 @@ export class Player extends EventTarget {
     this.audio.pause();
     this.changed();
     try {
-      const p = await this.api.post<Playback>("/v1/playback", { track_id: track.id });
+      const p = await this.api.post<Playback>("/v1/playback", { track_id: track.id, take_over: true }); // pressed here: another device makes way
       if (mine !== this.generation) return;
       this.playback = p;
       this.pathway = 0;
@@ -203,13 +203,18 @@ export class Player extends EventTarget {
       return;
     }
     try {
-      const fresh = await this.api.post<Playback>("/v1/playback", { track_id: this.track!.id });
+      const fresh = await this.api.post<Playback>(`/v1/playback/${p.play_id}/renew`, {});
       if (p !== this.playback) return;
-      this.playback = { ...fresh, play_id: p.play_id }; // it is still the same play
+      this.playback = fresh;
       this.pathway = 0;
       this.load(fresh.hls_url, at, true);
-    } catch {
-      this.fail(why + " at " + base.split("/t/")[0]);
+    } catch (e) {
+      if (p !== this.playback) return;
+      if (!(e instanceof Problem) || e.type !== "/problems/play-over") { this.fail(why + " at " + base.split("/t/")[0]); return; }
+      this.hls?.stopLoad();
+      this.audio.pause();
+      this.playback = undefined; // play begins anew
+      this.fail("this account plays on another device now; press play to go on here");
     }
   }
 
