@@ -335,7 +335,7 @@ func testDeletion(t *testing.T, w *world) {
 	}
 	ada, bob, owner := w.signUp("ada"), w.signUp("bob"), w.signUp("owner")
 	for _, id := range []string{ada.ID, bob.ID} {
-		w.exec(`INSERT INTO playbacks (play_id, user_id, track_id, version, plan, edge, created_at, expires_at) VALUES ($1, $2, 't', 'v', 'free', 'e', 1, 1)`, "play of "+id[20:], id)
+		w.exec(`INSERT INTO playbacks (play_id, user_id, device_id, track_id, version, plan, edge, licence_id, created_at, expires_at) VALUES ($1, $2, 'd', 't', 'v', 'free', 'e', '', 1, 1)`, "play of "+id[20:], id)
 		w.exec(`INSERT INTO oidc_identities (issuer, subject, user_id, created_at) VALUES ('https://id.example', $1, $1, 1)`, id)
 	}
 	w.setPlan(owner.ID, api.PlanFamily, nil)

@@ -77,8 +77,12 @@ func newWorld(t testing.TB, database string) *world {
 			w.revoked = append(w.revoked, ctis...)
 			return nil
 		},
-		Country:   func(context.Context, string) (string, error) { return w.account, nil },
-		TakenOver: func(_ context.Context, _, device, play, by string) { w.told = append(w.told, device+" "+play+" "+by) },
+		Country: func(context.Context, string) (string, error) { return w.account, nil },
+		TakenOver: func(_ context.Context, _, device, play, by string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.told = append(w.told, device+" "+play+" "+by)
+		},
 	}
 	w.Service = playback.New(db, w.cfg, w.sources)
 	return w

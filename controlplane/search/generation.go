@@ -66,6 +66,8 @@ func openGeneration(dir string, shards int, kinds []string, fresh bool) (_ *genS
 			}
 		} else if _, err := os.Stat(filepath.Join(path, "root.bolt")); err != nil {
 			return nil, fmt.Errorf("search index %s: %w: %w", path, media.ErrCorrupt, err)
+		} else if err := whole(path); err != nil {
+			return nil, fmt.Errorf("search index %s: %w", path, err)
 		}
 		x, err := scorch.NewScorch(scorch.Name, map[string]any{
 			"path": path,
@@ -86,17 +88,22 @@ func openGeneration(dir string, shards int, kinds []string, fresh bool) (_ *genS
 			return nil, fmt.Errorf("search index %s: %w: %w", path, media.ErrCorrupt, err)
 		}
 		g.shards = append(g.shards, s)
-		if !fresh {
-			if err := whole(s); err != nil {
-				return nil, fmt.Errorf("search index %s: %w", path, err)
-			}
-		}
 	}
 	return g, g.refresh()
 }
 
-// whole: scorch passes over a snapshot that it cannot read and opens an older one, or none.
-func whole(s *scorch.Scorch) error {
+// whole: scorch passes over a snapshot that it cannot read and opens an older one, or none. It is looked at before the
+// shard is opened to be written: loading a snapshot is for tools, and not safe beside scorch's own writers.
+func whole(path string) (err error) {
+	x, err := scorch.NewScorch(scorch.Name, map[string]any{"path": path, "read_only": true, "bolt_timeout": "2s"}, analysis())
+	if err != nil {
+		return err
+	}
+	s := x.(*scorch.Scorch)
+	if err := s.Open(); err != nil {
+		return fmt.Errorf("%w: %w", media.ErrCorrupt, err)
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
 	epochs, err := s.RootBoltSnapshotEpochs()
 	if err != nil {
 		return fmt.Errorf("%w: %w", media.ErrCorrupt, err)
