@@ -291,12 +291,22 @@ func (t *terms) NumPlainTextBytes() uint64                        { return 0 }
 
 // clean makes a document that any mouth can swallow: valid UTF-8, sorted lists.
 func clean(d Doc) Doc {
-	if !utf8.ValidString(d.Name) {
-		d.Name = strings.ToValidUTF8(d.Name, "\ufffd")
-	}
+	d.Name = short(d.Name)
 	d.Also = slices.Clone(d.Also)
 	for i, t := range d.Also {
-		d.Also[i].Text = strings.ToValidUTF8(t.Text, "\ufffd")
+		d.Also[i].Text = short(t.Text)
 	}
 	return d
+}
+
+// maxText bounds each text of a document or query, in bytes: no name is longer, and nobody's is to cost more.
+const maxText = 2000
+
+// short is the beginning of a text, in UTF-8.
+func short(text string) string {
+	text = text[:min(len(text), maxText)]
+	for len(text) > maxText-utf8.UTFMax && !utf8.ValidString(text[max(0, len(text)-utf8.UTFMax):]) {
+		text = text[:len(text)-1] // a sign that was cut in two
+	}
+	return strings.ToValidUTF8(text, "\ufffd")
 }

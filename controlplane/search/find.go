@@ -91,7 +91,7 @@ func newQuestion(q Query, kinds []string) (question, error) {
 	if q.Cursor != "" {
 		out.reach = furtherReach
 	}
-	chunks := split(q.Text)
+	chunks := split(short(q.Text))
 	if len(chunks) > maxQueryWords {
 		chunks = chunks[:maxQueryWords]
 	}
