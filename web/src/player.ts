@@ -50,7 +50,7 @@ export class Player extends EventTarget {
     a.addEventListener("timeupdate", () => this.onTime());
     a.addEventListener("seeking", () => { this.lastAt = -1; });
     a.addEventListener("seeked", () => { if (this.started) this.report("seek"); });
-    a.addEventListener("ended", () => { this.finish(); void this.next(); });
+    a.addEventListener("ended", () => { this.finish(); void this.next(false); });
     a.addEventListener("error", () => { if (!this.hls) void this.failover("media error " + a.error?.code); });
     addEventListener("pagehide", () => this.finish());
     const s = navigator.mediaSession;
@@ -63,7 +63,7 @@ export class Player extends EventTarget {
   get paused(): boolean { return this.audio.paused; }
 
   /** play starts the track at an index of a new queue, or of the one at hand. */
-  async play(index: number, queue = this.queue): Promise<void> {
+  async play(index: number, queue = this.queue, pressed = true): Promise<void> {
     this.finish();
     this.queue = queue;
     this.index = index;
@@ -77,7 +77,7 @@ export class Player extends EventTarget {
     this.audio.pause();
     this.changed();
     try {
-      const p = await this.api.post<Playback>("/v1/playback", { track_id: track.id, take_over: true }); // pressed here: another device makes way
+      const p = await this.api.post<Playback>("/v1/playback", { track_id: track.id, take_over: pressed }); // another device makes way for a person, not for the next track
       if (mine !== this.generation) return;
       this.playback = p;
       this.pathway = 0;
@@ -99,7 +99,7 @@ export class Player extends EventTarget {
     else this.audio.pause();
   }
 
-  next(): Promise<void> { return this.index + 1 < this.queue.length ? this.play(this.index + 1) : Promise.resolve(this.stop()); }
+  next(pressed = true): Promise<void> { return this.index + 1 < this.queue.length ? this.play(this.index + 1, this.queue, pressed) : Promise.resolve(this.stop()); }
 
   /** previous goes back to the beginning first, as players do. */
   previous(): Promise<void> {
