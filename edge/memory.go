@@ -44,6 +44,7 @@ type place struct {
 	offset int64
 	slot   slot
 	large  atomic.Int32 // large replies from it, up to fileAfter+1
+	last   atomic.Int64 // flow after the last of them
 }
 
 // fileAfter is how many large replies leave a block by writev before the others leave by sendfile. A block that was sent
@@ -51,14 +52,24 @@ type place struct {
 // leaves is not to pay that. docs/performance.md, "Edge".
 const fileAfter = 16
 
-// byFile says that a large reply is to leave by sendfile, and remembers it.
-func (p *place) byFile() bool {
-	n := p.large.Load()
-	if n <= fileAfter {
-		n = p.large.Add(1)
+// byFile says that a reply of n bytes, a large one, is to leave by sendfile, and remembers it. Bytes that the processor
+// has in its own cache are cheaper copied than page after page passed on: a block that was sent moments ago is copied.
+func (p *place) byFile(n int) bool {
+	now := flow.Add(int64(n))
+	recent := now-p.last.Swap(now) <= int64(n)+flowCached
+	k := p.large.Load()
+	if k <= fileAfter {
+		p.large.Add(1)
+		return false
 	}
-	return n > fileAfter
+	return !recent
 }
+
+// flow counts the bytes of large replies; flowCached is how many of them may pass between two replies of a block for the
+// second to find it in a processor's cache: a quarter of a common second-level one of 1 MiB.
+var flow atomic.Int64
+
+const flowCached = 256 << 10
 
 // sent says that a reply left by sendfile: a socket may hold on to the pages.
 func (p *place) sent() bool { return p.large.Load() > fileAfter }

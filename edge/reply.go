@@ -172,7 +172,7 @@ func (b *body) Piece(limit int64) (transport.Piece, error) {
 		return transport.Piece{}, err
 	}
 	p := transport.Piece{Bytes: part}
-	if at := b.block.place; at != nil && len(part) >= fileFrom && at.byFile() {
+	if at := b.block.place; at != nil && len(part) >= fileFrom && at.byFile(len(part)) {
 		p.File, p.Offset = at.file, at.offset+int64(b.at-len(part))
 	}
 	return p, nil
