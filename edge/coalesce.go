@@ -172,12 +172,12 @@ func (c *Coalesce) fill(w Want, n uint32) []*arriving {
 
 // adopt fills count blocks from the first on out of a body that is open already: skip bytes are read and dropped
 // before. It closes the body. When bytes are missing and cannot be fetched again, lost is called.
-func (c *Coalesce) adopt(m *Meta, first uint32, count int, skip int64, body io.ReadCloser, lost func()) {
+func (c *Coalesce) adopt(m *Meta, first uint32, count int, skip int64, from Tier, body io.ReadCloser, lost func()) {
 	run := Want{m, first, first + uint32(count) - 1}
 	waiting := make([]*arriving, count)
 	c.mu.Lock()
 	for i := range waiting {
-		waiting[i] = &arriving{key: coming{BlockKey{m.Object, first + uint32(i)}, true}, done: make(chan struct{})}
+		waiting[i] = &arriving{key: coming{BlockKey{m.Object, first + uint32(i)}, from == TierOrigin}, done: make(chan struct{})}
 		if c.pending[waiting[i].key] == nil {
 			c.pending[waiting[i].key] = waiting[i]
 		}
@@ -190,18 +190,18 @@ func (c *Coalesce) adopt(m *Meta, first uint32, count int, skip int64, body io.R
 		if count == 0 {
 			return
 		}
-		if err := c.take(run, waiting, c.read(run, skip, body)); err != nil && !m.Strong {
+		if err := c.take(run, waiting, c.read(run, skip, from, body)); err != nil && !m.Strong {
 			lost()
 		}
 	})
 }
 
 // read yields the blocks of a run out of a body. When it breaks and the rest can be had otherwise, it is.
-func (c *Coalesce) read(run Want, skip int64, body io.ReadCloser) iter.Seq2[Piece, error] {
+func (c *Coalesce) read(run Want, skip int64, from Tier, body io.ReadCloser) iter.Seq2[Piece, error] {
 	return func(yield func(Piece, error) bool) {
 		_, err := io.CopyN(io.Discard, body, skip)
 		if err == nil {
-			err = blocks(body, &run, c.memory.Alloc, TierOrigin, yield)
+			err = blocks(body, &run, c.memory.Alloc, from, yield)
 		}
 		if err == nil || err == errStopped {
 			return

@@ -229,7 +229,7 @@ func (d *door) serve(ctx *fasthttp.RequestCtx, t target, begun time.Time) {
 			if !known {
 				forward = "fwd=miss; stored"
 			}
-			err = d.answer(ctx, m, conditions(ctx), forward, begun)
+			err = d.answer(ctx, m, conditions(ctx), forward, TierOrigin, begun)
 		}
 		if errors.Is(err, media.ErrChanged) && try == 0 {
 			d.metas.forget(t.route, t.key)
@@ -254,8 +254,8 @@ func conditions(ctx *fasthttp.RequestCtx) policy.Request {
 var errPart = errors.New("only a part is held")
 
 // answer sends what policy decides on m. forward says, in the words of RFC 9211, how the origin was asked for m; empty:
-// it was not. An error means that nothing was written yet.
-func (d *door) answer(ctx *fasthttp.RequestCtx, m *Meta, req policy.Request, forward string, begun time.Time) error {
+// it was not; else asked is who answered for it. An error means that nothing was written yet.
+func (d *door) answer(ctx *fasthttp.RequestCtx, m *Meta, req policy.Request, forward string, asked Tier, begun time.Time) error {
 	a := policy.Answer{Status: m.Status, Length: m.Whole}
 	if m.Status == http.StatusOK {
 		a = policy.Plan(req, m.object())
@@ -300,7 +300,7 @@ func (d *door) answer(ctx *fasthttp.RequestCtx, m *Meta, req policy.Request, for
 		d.count(a.Length, begun)
 	}
 	if len(forward) > 0 && tier == TierMemory {
-		tier = TierOrigin
+		tier = asked
 	}
 	ctx.SetStatusCode(a.Status)
 	d.fields(h, m, a)

@@ -155,6 +155,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		metas.removers = append(metas.removers, e.disk)
 	}
 	e.asks = newExchange(metas, e.fills, cfg.Memory, cfg.FirstByte, m)
+	e.asks.shield = e.shield
 	e.door = &door{name: cfg.Name, routes: rs, metas: metas, exchange: e.asks, source: e.fills, shield: e.shield, loop: name, memory: memory, metrics: m, wait: cfg.FirstByte, log: cfg.Log}
 	e.door.ahead = newAhead(e.door, cfg.Memory, rs.idle, cfg.FillTimeout, reg)
 	if cfg.Tokens {

@@ -25,6 +25,7 @@ type exchange struct {
 	fills   *Coalesce
 	loose   int64         // bytes of a response that may be stored with no strong validator: such blocks cannot be fetched again
 	wait    time.Duration // for the head of an answer
+	shield  *Shield       // edges that are asked before origins; nil: none
 	metrics *metrics
 	life    context.Context // of what outlives its request
 	stop    context.CancelFunc
@@ -38,8 +39,9 @@ type exchange struct {
 
 // flight is one request under way. m is set before done is closed; nil: not to be shared.
 type flight struct {
-	done chan struct{}
-	m    *Meta
+	done   chan struct{}
+	m      *Meta
+	remote bool // a peer is asked: its own request for the key must not wait for that
 }
 
 // errorFor is how long a stale response serves when its origin fails and nobody said whether it may: DESIGN's "5xx
@@ -64,6 +66,7 @@ type ask struct {
 	plan   policy.Request
 	begun  time.Time
 	epoch  int64 // of the exchange that runs for it, see Meta
+	peer   bool  // it comes from a peer, and goes to the origin
 }
 
 func (a *ask) field(name string) []string { return a.header[http.CanonicalHeaderKey(name)] }
@@ -73,6 +76,7 @@ type outcome struct {
 	meta     *Meta
 	response *passing // nil with meta
 	forward  string   // for Cache-Status, RFC 9211 2.2: `fwd=miss; fwd-status=200; stored`
+	from     Tier     // who answered: TierOrigin or TierShield
 }
 
 // passing is a response for one player. Close ends it.
@@ -103,7 +107,7 @@ func (x *exchange) fetch(a *ask, old *Meta) (outcome, error) {
 	x.mu.Lock()
 	f := x.flights[name]
 	if f == nil {
-		f = &flight{done: make(chan struct{})}
+		f = &flight{done: make(chan struct{}), remote: x.remote(a)}
 		x.flights[name] = f
 		x.mu.Unlock()
 		defer func() {
@@ -117,6 +121,9 @@ func (x *exchange) fetch(a *ask, old *Meta) (outcome, error) {
 		return o, err
 	}
 	x.mu.Unlock()
+	if f.remote && a.peer {
+		return x.send(a, old, true)
+	}
 	x.metrics.coalesced.Inc()
 	timer := time.NewTimer(x.wait)
 	defer timer.Stop()
@@ -127,7 +134,7 @@ func (x *exchange) fetch(a *ask, old *Meta) (outcome, error) {
 	}
 	// What the origin said after this request came answers it, however short it is fresh; if it is the same variant.
 	if m := x.metas.find(a.route, a.key, a.field); f.m != nil && m != nil && m.Object == f.m.Object {
-		return outcome{meta: m, forward: "fwd=miss; collapsed"}, nil
+		return outcome{meta: m, forward: "fwd=miss; collapsed", from: TierOrigin}, nil
 	}
 	return x.send(a, old, true)
 }
@@ -171,7 +178,16 @@ func (x *exchange) send(a *ask, old *Meta, exact bool) (outcome, error) {
 	cancel := func() { end(context.Canceled) }
 	timer := time.AfterFunc(x.wait, func() { end(context.DeadlineExceeded) })
 	asked := time.Now()
-	resp, err := a.route.forward(ctx, http.MethodGet, a.key, header, nil, old == nil)
+	var resp *http.Response
+	var err error
+	from := TierShield
+	if !exact && x.remote(a) {
+		resp = x.shield.parent(ctx, a.route, a.key, header)
+	}
+	if resp == nil {
+		from, asked = TierOrigin, time.Now()
+		resp, err = a.route.forward(ctx, http.MethodGet, a.key, header, nil, old == nil)
+	}
 	answered := time.Now()
 	if !timer.Stop() && err != nil {
 		err = errors.Join(context.DeadlineExceeded, err)
@@ -185,7 +201,7 @@ func (x *exchange) send(a *ask, old *Meta, exact bool) (outcome, error) {
 		}
 		cancel()
 		x.metrics.staleOnError.Inc()
-		return outcome{meta: old, forward: "fwd=stale" + status + "; detail=stale-if-error"}, nil
+		return outcome{meta: old, forward: "fwd=stale" + status + "; detail=stale-if-error", from: from}, nil
 	}
 	if err != nil {
 		cancel()
@@ -198,15 +214,15 @@ func (x *exchange) send(a *ask, old *Meta, exact bool) (outcome, error) {
 		p.Close()
 		m, vary := x.freshen(a, old, resp.Header, asked, answered)
 		x.metas.put(m, vary, a.field)
-		return outcome{meta: m, forward: reason}, nil
+		return outcome{meta: m, forward: reason, from: from}, nil
 	}
-	m, err := x.keep(a, p, policy.Response{Status: resp.StatusCode, Header: resp.Header, Asked: asked, Answered: answered}, header.Get("Range"))
+	m, err := x.keep(a, p, policy.Response{Status: resp.StatusCode, Header: resp.Header, Asked: asked, Answered: answered}, header.Get("Range"), from)
 	switch {
 	case err != nil:
 		p.Close()
 		return outcome{}, err
 	case m != nil:
-		return outcome{meta: m, forward: reason + "; stored"}, nil
+		return outcome{meta: m, forward: reason + "; stored", from: from}, nil
 	case failed && old == nil:
 	case resp.StatusCode < 500:
 		x.metas.put(&Meta{Key: a.key, Route: a.route, Answered: answered, Epoch: a.epoch, Stored: policy.Stored{FreshUntil: answered.Add(passFor)}}, nil, nil)
@@ -215,7 +231,22 @@ func (x *exchange) send(a *ask, old *Meta, exact bool) (outcome, error) {
 		p.Close()
 		return outcome{}, err
 	}
-	return outcome{response: p, forward: reason}, nil
+	return outcome{response: p, forward: reason, from: from}, nil
+}
+
+// invalidate forgets a key that an unsafe method may have changed: RFC 9111 4.4. The next requests for it go to the origin:
+// the peer that owns it has not seen the change.
+func (x *exchange) invalidate(r *Route, key string) {
+	x.metas.forget(r, key)
+	if x.remote(&ask{route: r, key: key}) {
+		now := time.Now()
+		x.metas.put(&Meta{Key: key, Route: r, Answered: now, Epoch: x.metas.purges.tick(), Stored: policy.Stored{FreshUntil: now.Add(passFor)}}, nil, nil)
+	}
+}
+
+// remote reports whether the request for a is a peer's to answer.
+func (x *exchange) remote(a *ask) bool {
+	return !a.peer && x.shield != nil && len(x.shield.owners(spot(a.route, a.key))) > 0
 }
 
 // freshen is a stored response after a 304: RFC 9111 4.3.4.
@@ -240,8 +271,8 @@ func (m *Meta) times(h http.Header) {
 }
 
 // keep stores a response if it may and can be, and starts to fill blocks from its body, which is then no longer the
-// caller's. asked is the Range that was sent. Nil: it is to be passed on.
-func (x *exchange) keep(a *ask, p *passing, r policy.Response, asked string) (*Meta, error) {
+// caller's. asked is the Range that was sent, from who answered. Nil: it is to be passed on.
+func (x *exchange) keep(a *ask, p *passing, r policy.Response, asked string, from Tier) (*Meta, error) {
 	rules := policy.Judge(a.method, a.header.Get("Authorization") != "", r)
 	not := func(why string) (*Meta, error) {
 		x.refused.note(id(a.route, a.key), r.Status, why)
@@ -315,7 +346,7 @@ func (x *exchange) keep(a *ask, p *passing, r policy.Response, asked string) (*M
 		}
 	}
 	// The blocks first, then the Meta: who finds it must find them on their way.
-	x.fills.adopt(m, first, int(max(0, count)), skip, p, func() { x.metas.forget(m.Route, m.Key) })
+	x.fills.adopt(m, first, int(max(0, count)), skip, from, p, func() { x.metas.forget(m.Route, m.Key) })
 	x.metas.put(m, vary, a.field)
 	x.refused.note(id(a.route, a.key), r.Status, "")
 	if len(rules.Hide) > 0 { // what may not be stored is for this one player
@@ -423,6 +454,6 @@ func (x *exchange) end() {
 }
 
 // hidden are request fields that end at this edge: they steer the cache or describe the player to it.
-var hidden = []string{"Host", "Content-Length", "Expect", "Cmcd-Request", "Cmcd-Object", "Cmcd-Status", "Cmcd-Session", "Segue-Peer"}
+var hidden = []string{"Host", "Content-Length", "Expect", "Cmcd-Request", "Cmcd-Object", "Cmcd-Status", "Cmcd-Session", "Segue-Peer", purgedTo}
 
 func endsHere(name string) bool { return slices.Contains(hidden, name) }

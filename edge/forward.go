@@ -37,10 +37,10 @@ func (d *door) forward(ctx *fasthttp.RequestCtx, t target, begun time.Time) {
 		if use != policy.Validate {
 			forward := ""
 			if use == policy.Stale {
-				d.exchange.refresh(newAsk(ctx, t, req, begun), m)
+				d.exchange.refresh(d.newAsk(ctx, t, req, begun), m)
 				d.metrics.staleWhile.Inc()
 			}
-			err := d.answer(ctx, m, req, forward, begun)
+			err := d.answer(ctx, m, req, forward, TierOrigin, begun)
 			if err == nil {
 				return
 			}
@@ -58,7 +58,7 @@ func (d *door) forward(ctx *fasthttp.RequestCtx, t target, begun time.Time) {
 			d.pass(ctx, t, "fwd=miss")
 			return
 		}
-		o, err := d.exchange.fetch(newAsk(ctx, t, req, begun), m)
+		o, err := d.exchange.fetch(d.newAsk(ctx, t, req, begun), m)
 		switch {
 		case err != nil:
 			d.fail(ctx, err)
@@ -67,7 +67,7 @@ func (d *door) forward(ctx *fasthttp.RequestCtx, t target, begun time.Time) {
 			d.relay(ctx, o.response, o.forward)
 			return
 		}
-		err = d.answer(ctx, o.meta, req, o.forward, begun)
+		err = d.answer(ctx, o.meta, req, o.forward, o.from, begun)
 		if err == nil {
 			return
 		}
@@ -80,9 +80,9 @@ func (d *door) forward(ctx *fasthttp.RequestCtx, t target, begun time.Time) {
 	}
 }
 
-func newAsk(ctx *fasthttp.RequestCtx, t target, req policy.Request, begun time.Time) *ask {
+func (d *door) newAsk(ctx *fasthttp.RequestCtx, t target, req policy.Request, begun time.Time) *ask {
 	return &ask{method: http.MethodGet, route: t.route, key: strings.Clone(t.key), header: requestHeader(ctx),
-		plan: policy.Request{Method: http.MethodGet, Range: strings.Clone(req.Range)}, begun: begun}
+		plan: policy.Request{Method: http.MethodGet, Range: strings.Clone(req.Range)}, begun: begun, peer: d.peer(ctx)}
 }
 
 // requestHeader copies the end-to-end fields of a request.
@@ -172,16 +172,16 @@ func (d *door) otherMethod(ctx *fasthttp.RequestCtx, raw string) {
 	if !policy.Safe(method) {
 		for _, at := range policy.Invalidates(p.StatusCode, p.Header, string(ctx.Host()), raw) {
 			if t, err := d.locate(at); err == nil {
-				d.metas.forget(t.route, t.key)
+				d.exchange.invalidate(t.route, strings.Clone(t.key))
 			}
 		}
 	}
 	// RFC 9110 9.3.3: the answer to a POST that says that it is what a GET would get.
 	if at, ok := policy.SameHost(p.Header.Get("Content-Location"), string(ctx.Host()), raw); method == http.MethodPost && ok && at == raw {
 		a := &ask{method: method, route: t.route, key: strings.Clone(t.key), header: requestHeader(ctx), begun: begun, epoch: epoch}
-		m, err := d.exchange.keep(a, p, policy.Response{Status: p.StatusCode, Header: p.Header, Asked: begun, Answered: time.Now()}, "")
+		m, err := d.exchange.keep(a, p, policy.Response{Status: p.StatusCode, Header: p.Header, Asked: begun, Answered: time.Now()}, "", TierOrigin)
 		if err == nil && m != nil {
-			err = d.answer(ctx, m, policy.Request{Method: http.MethodGet}, forward+"; stored", begun)
+			err = d.answer(ctx, m, policy.Request{Method: http.MethodGet}, forward+"; stored", TierOrigin, begun)
 		}
 		if err != nil {
 			d.fail(ctx, err)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -159,12 +158,16 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// weight ranks an edge for an object.
-func weight(seed uint64, o ObjectID) uint64 { return mix(seed ^ binary.LittleEndian.Uint64(o[:8])) }
+// spot is where a key stands among the edges. It is the key's and not the object's: of a plain HTTP origin's resource an edge
+// knows nothing else before the first answer, and what follows is to come from the same edge.
+func spot(r *Route, key string) uint64 { return seed(id(r, key)) }
 
-// owners lists whom to ask for an object, best first; none when this edge is the one, or nobody better is left. All edges
-// with the same list agree, but for load.
-func (r *region) owners(o ObjectID) []*peer {
+// weight ranks an edge for a spot.
+func weight(seed, spot uint64) uint64 { return mix(seed ^ spot) }
+
+// owners lists whom to ask for what stands at a spot, best first; none when this edge is the one, or nobody better is left. All
+// edges with the same list agree, but for load.
+func (r *region) owners(o uint64) []*peer {
 	own := weight(r.seed, o)
 	total := int64(1)
 	var better []*peer
@@ -182,10 +185,10 @@ func (r *region) owners(o ObjectID) []*peer {
 
 // remote reports whether a peer would be asked for an object: one that all edges know by the same name and bytes.
 func (s *Shield) remote(m *Meta) bool {
-	return !m.alone && m.Strong && !m.part() && len(m.Fields.get("Vary")) == 0 && len(s.owners(m.Object)) > 0
+	return !m.alone && m.Strong && !m.part() && len(m.Fields.get("Vary")) == 0 && len(s.owners(spot(m.Route, m.Key))) > 0
 }
 
-func (s *Shield) owners(o ObjectID) []*peer {
+func (s *Shield) owners(o uint64) []*peer {
 	if r := s.fleet.Load(); r != nil {
 		return r.owners(o)
 	}
@@ -199,7 +202,7 @@ func (s *Shield) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 	}
 	return func(yield func(Piece, error) bool) {
 		r := s.fleet.Load()
-		for _, p := range r.owners(w.Meta.Object) {
+		for _, p := range r.owners(spot(w.Meta.Route, w.Meta.Key)) {
 			err := s.ask(ctx, r, p, &w, yield)
 			if err == nil || err == errStopped {
 				s.metrics.peerRuns.WithLabelValues("served").Inc()
@@ -228,12 +231,65 @@ func (s *Shield) Fetch(ctx context.Context, w Want) iter.Seq2[Piece, error] {
 // list of peers may be older, or it may know another version.
 var errDeclined = fmt.Errorf("peer declined: %w", media.ErrNotFound)
 
-// ask gets the blocks of w from a peer and moves w over what was handed on.
-func (s *Shield) ask(ctx context.Context, r *region, p *peer, w *Want, yield func(Piece, error) bool) error {
+// parent sends a GET for a key of an HTTP origin to the edges that own it: a shared cache in front of that origin, whose answers
+// are as good as the origin's (RFC 9111 4.2.3 has their age). nil: none of them could answer, and the origin is to be asked.
+func (s *Shield) parent(ctx context.Context, route *Route, key string, header http.Header) *http.Response {
+	r := s.fleet.Load()
+	if r == nil {
+		return nil
+	}
+	for _, p := range r.owners(spot(route, key)) {
+		resp, l, err := perform(ctx, p.care, call[*http.Response]{verb: "peer", once: func(ctx context.Context) (*http.Response, error) {
+			h := header.Clone()
+			if err := s.introduce(h, r, p); err != nil {
+				return nil, err
+			}
+			at := &HTTPOrigin{base: p.URL + strings.TrimSuffix(route.Prefix, "/"), client: p.client, bodies: p.client}
+			resp, err := at.send(ctx, http.MethodGet, key, h, nil)
+			if err != nil {
+				return nil, err
+			}
+			// 401 and 403: it does not know this edge yet. 5xx: it says no better than the origin itself.
+			if c := resp.StatusCode; c >= 500 || c == http.StatusUnauthorized || c == http.StatusForbidden || resp.Header.Get("Cache-Status") == "" {
+				resp.Body.Close()
+				return nil, fmt.Errorf("%s: %w", resp.Status, errDeclined)
+			}
+			return resp, nil
+		}})
+		if err == nil {
+			s.metrics.peerRuns.WithLabelValues("served").Inc()
+			resp.Body = newCaredBody(resp.Body, l, -1)
+			return resp
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, errDeclined) {
+			s.metrics.peerRuns.WithLabelValues("declined").Inc()
+			return nil
+		}
+		s.metrics.peerRuns.WithLabelValues("down").Inc()
+		p.care.complain(key, err)
+	}
+	return nil
+}
+
+// introduce adds to a request for a peer who asks, and how far it has purged.
+func (s *Shield) introduce(h http.Header, r *region, p *peer) error {
 	token, err := p.sign(r, time.Now())
 	if err != nil {
 		return err
 	}
+	h.Set("Segue-Peer", token)
+	h.Add("Cdn-Loop", s.loop) // RFC 8586 2
+	if n := s.purged(); n > 0 {
+		h.Set(purgedTo, strconv.FormatInt(n, 10))
+	}
+	return nil
+}
+
+// ask gets the blocks of w from a peer and moves w over what was handed on.
+func (s *Shield) ask(ctx context.Context, r *region, p *peer, w *Want, yield func(Piece, error) bool) error {
 	rng := w.bytes()
 	target := p.URL + (&url.URL{Path: w.Meta.Route.Prefix + w.Meta.Key}).EscapedPath()
 	if w.Meta.Route.http() != nil {
@@ -246,10 +302,8 @@ func (s *Shield) ask(ctx context.Context, r *region, p *peer, w *Want, yield fun
 		}
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", rng.Offset, rng.Offset+rng.Length-1))
 		req.Header.Set("If-Match", w.Meta.ETag) // RFC 9110 13.1.1
-		req.Header.Set("Segue-Peer", token)
-		req.Header.Set("Cdn-Loop", s.loop) // RFC 8586 2
-		if n := s.purged(); n > 0 {
-			req.Header.Set(purgedTo, strconv.FormatInt(n, 10))
+		if err := s.introduce(req.Header, r, p); err != nil {
+			return nil, err
 		}
 		resp, err := p.client.Do(req)
 		if err != nil {

@@ -32,8 +32,10 @@ func object(i int) ObjectID {
 	return ObjectID(sum[:16])
 }
 
+func spotOf(i int) uint64 { return spot(&Route{Prefix: "/"}, fmt.Sprint(i)) }
+
 // owner is the best edge for an object as each edge of the list sees it; they must agree.
-func owner(t *testing.T, names []string, o ObjectID) string {
+func owner(t *testing.T, names []string, o uint64) string {
 	t.Helper()
 	_, key, _ := ed25519.GenerateKey(bytes.NewReader(make([]byte, 32)))
 	got := ""
@@ -69,9 +71,9 @@ func TestOwnersAreEvenAndStable(t *testing.T) {
 	const objects = 5000
 	owns := map[string]int{}
 	for i := range objects {
-		before := owner(t, all, object(i))
+		before := owner(t, all, spotOf(i))
 		owns[before]++
-		if after := owner(t, all[:4], object(i)); before != "e" && after != before {
+		if after := owner(t, all[:4], spotOf(i)); before != "e" && after != before {
 			t.Fatalf("object %d went from %s to %s because e left", i, before, after)
 		}
 	}
@@ -86,14 +88,14 @@ func TestLoadedOwnerIsPassedBy(t *testing.T) {
 	_, key, _ := ed25519.GenerateKey(nil)
 	s := testShield("self", key, []Peer{{Name: "a"}, {Name: "b"}})
 	for i := 0; ; i++ {
-		if owners := s.owners(object(i)); len(owners) == 2 {
+		if owners := s.owners(spotOf(i)); len(owners) == 2 {
 			owners[0].care.busy.Store(loadFloor - 1)
-			if s.owners(object(i))[0] != owners[0] {
+			if s.owners(spotOf(i))[0] != owners[0] {
 				t.Error("an owner below the floor was passed by")
 			}
 			owners[0].care.busy.Store(100)
 			owners[1].care.busy.Store(20)
-			if got := s.owners(object(i)); len(got) != 1 || got[0] != owners[1] {
+			if got := s.owners(spotOf(i)); len(got) != 1 || got[0] != owners[1] {
 				t.Error("an owner with five times the other's load is asked still")
 			}
 			return
