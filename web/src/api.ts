@@ -7,7 +7,16 @@ export interface Track { id: string; title: string; artists: Ref[]; album: Album
 export interface Album { id: string; title: string; artists: Ref[]; date?: string; art?: Art; track_count: number; duration_ms: number; tracks?: Track[] }
 export interface Artist { id: string; name: string; album_count: number; track_count: number; albums?: Album[]; appears_on?: Album[] }
 export interface Page<T> { items: T[]; next?: string }
-export interface Found { query: string; tracks: Track[]; albums: Album[]; artists: Artist[] }
+export interface Playlist {
+  id: string; name: string; description: string; owner: { id: string; display_name: string }; public: boolean; cover?: Art; mosaic?: Art[];
+  track_count: number; duration_ms: number; followers: number; revision: number; role?: "owner" | "editor" | "viewer"; in_library: boolean;
+}
+export interface PlaylistItem { entry_id: string; track_id: string; title: string; artist: string; track?: Track; unavailable?: boolean; added_by?: { display_name: string }; added_at: string }
+export interface PlaylistItems { items: PlaylistItem[]; next?: string; revision: number; total: number }
+export interface Saved<K extends string, T> { id: string; available: boolean; added_at: string; track?: K extends "track" ? T : never; album?: K extends "album" ? T : never; artist?: K extends "artist" ? T : never }
+export interface Device { id: string; type: string; name: string; last_active_at: string; signed_in: boolean; current: boolean }
+export interface Shared { name: string; description: string; owner_name: string; track_count: number; duration_ms: number; tracks: { title: string; artist: string }[]; role: string; expires_at: string }
+export interface Found { query: string; tracks: Track[]; albums: Album[]; artists: Artist[]; playlists: Playlist[] }
 export interface Pathway { id: string; region: string; base_url: string; distance_km: number }
 export interface Playback { play_id: string; hls_url: string; file_url: string; rendition: string; renditions: string[]; duration_ms: number; gain_db: number; pathways: Pathway[] }
 export interface User { email: string; display_name: string; plan: string }
@@ -50,6 +59,12 @@ export class Api {
 
   get<T>(path: string): Promise<T> { return this.call("GET", path); }
   post<T>(path: string, body: unknown, keepalive = false): Promise<T> { return this.call("POST", path, body, keepalive); }
+  put(path: string, body?: unknown): Promise<void> { return this.call("PUT", path, body); }
+  patch<T>(path: string, body: unknown): Promise<T> { return this.call("PATCH", path, body); }
+  remove<T = void>(path: string, body?: unknown): Promise<T> { return this.call("DELETE", path, body); }
+
+  /** open reads what anybody may read. */
+  open<T>(path: string): Promise<T> { return this.send("GET", path); }
 
   private async call<T>(method: string, path: string, body?: unknown, keepalive = false): Promise<T> {
     if (Date.now() > this.accessEnds) await this.refresh();
@@ -73,11 +88,21 @@ export class Api {
     return json as T;
   }
 
-  // A refresh token works once: tabs of one browser share it, so only one of them may use it at a time.
+  /** follow signs this tab in and out with the others of the browser; changed is called after it. */
+  follow(changed: () => void) {
+    addEventListener("storage", (e) => {
+      if (e.key !== kept) return;
+      if (!e.newValue && this.user) this.forget();
+      else if (e.newValue && !this.user) void this.resume().then(changed);
+    });
+  }
+
+  // A refresh token works once: tabs of one browser share it, so only one of them uses it at a time. Where a browser has no locks
+  // (a page that is not from a safe origin) two may: the server gives both the same answer for a minute.
   private refresh(): Promise<void> {
     return this.refreshing ??= (async () => {
       try {
-        await navigator.locks.request(kept, async () => {
+        await (navigator.locks ? navigator.locks.request.bind(navigator.locks, kept) : (f: () => Promise<void>) => f())(async () => {
           const token = localStorage.getItem(kept);
           if (!token) throw new Problem(401, "", "signed out");
           this.access = "";

@@ -1,9 +1,12 @@
 // The page: routes by the location's hash, wires the player bar, and knows the keyboard.
 
+import { account } from "./account";
 import { Api, Problem, type Album, type Artist, type Found, type Page, type Track } from "./api";
+import { Console } from "./console";
 import { Events } from "./events";
+import { Library, Pages } from "./library";
 import { Player, auto } from "./player";
-import { albumGrid, art, artistRow, clock, el, paintArt, section, trackList, type TrackActions } from "./view";
+import { albumGrid, art, artistRow, clock, el, heart, many, menu, paintArt, playlistGrid, section, trackList, type TrackActions } from "./view";
 
 const $ = <T extends HTMLElement>(id: string) => document.getElementById(id) as T;
 const api = new Api(), events = new Events(api), player = new Player(api, events);
@@ -23,17 +26,37 @@ function toast(text: string) {
 const act: TrackActions = {
   play: (list, i) => void player.play(i, list),
   enqueue: (t) => { player.enqueue(t); toast(`“${t.title}” is in the queue`); },
+  liked: (id) => library.holds("tracks", id),
+  like: (t, on) => library.keep("tracks", t.id, on),
+  more: (t, at) => menu(at, [
+    ["Play next", () => player.playNext(t)], ["Add to the queue", () => act.enqueue(t)], ["Add to a playlist…", () => void pages.add(t, at).catch((e: Error) => toast(e.message))],
+    ["Go to the album", () => { location.hash = "#/album/" + t.album.id; }], ...t.artists.map((a): [string, () => void] => [`Go to ${a.name}`, () => { location.hash = "#/artist/" + a.id; }]),
+  ]),
 };
+const library = new Library(api), pages = new Pages(api, library, act, toast, () => void route()), fleet = new Console(toast);
+/** tracks is a list whose hearts are known. */
+async function tracks(list: Track[], numbers = false): Promise<HTMLElement> {
+  await library.learn("tracks", list.map((t) => t.id));
+  return trackList(list, act, numbers);
+}
 
 // Views. Each replaces the page's middle; an answer that comes after the next navigation is dropped.
 let visit = 0;
 async function route() {
-  if (!api.user) return;
-  const mine = ++visit;
   const [, what = "", arg = ""] = location.hash.split("/").map(decodeURIComponent);
+  const open = what === "console" || what === "shared"; // to people without an account too
+  $("door").hidden = !!api.user || open;
+  $("app").hidden = !api.user && !open;
+  $("app").classList.toggle("guest", !api.user);
+  if (!api.user && !open) { (sign.elements.namedItem("email") as HTMLInputElement).focus(); return; }
+  const mine = ++visit;
+  fleet.leave();
+  for (const a of document.querySelectorAll<HTMLAnchorElement>("header nav a")) a.toggleAttribute("aria-current", a.hash === "#/" + what);
   if (what !== "search") searchBox.value = "";
   try {
-    const page = what === "search" ? await search(arg) : what === "album" ? await album(arg) : what === "artist" ? await artist(arg) : await home();
+    const page = what === "search" ? await search(arg) : what === "album" ? await album(arg) : what === "artist" ? await artist(arg)
+      : what === "library" ? await pages.home() : what === "playlist" ? await pages.playlist(arg) : what === "shared" ? await pages.shared(arg) : what === "account" ? await account(api, toast, () => void route())
+      : what === "console" ? await fleet.page() : await home();
     if (mine !== visit) return;
     view.replaceChildren(...page);
     mark();
@@ -44,17 +67,17 @@ async function route() {
 
 async function home(): Promise<Node[]> {
   const mine = visit;
-  const [albums, tracks] = await Promise.all([api.get<Page<Album>>("/v1/albums?limit=24"), api.get<Page<Track>>("/v1/tracks?limit=50")]);
-  if (!tracks.next) lookAgain(mine, tracks.items.length);
-  if (tracks.items.length === 0) return [el("p", { class: "empty" }, "No music yet. It appears here as it is ingested.")];
+  const [albums, first] = await Promise.all([api.get<Page<Album>>("/v1/albums?limit=24"), api.get<Page<Track>>("/v1/tracks?limit=50")]);
+  if (!first.next) lookAgain(mine, first.items.length);
+  if (first.items.length === 0) return [el("p", { class: "empty" }, "No music yet. It appears here as it is ingested.")];
   const list = el("div"), all: Track[] = [];
-  const grow = (p: Page<Track>) => {
+  const grow = async (p: Page<Track>) => {
     all.push(...p.items);
-    list.replaceChildren(trackList(all, act));
-    if (p.next) list.append(el("button", { class: "more", onclick: async () => grow(await api.get(`/v1/tracks?limit=50&cursor=${p.next}`)) }, "Show more"));
+    list.replaceChildren(await tracks(all));
+    if (p.next) list.append(el("button", { class: "more", onclick: async () => await grow(await api.get(`/v1/tracks?limit=50&cursor=${p.next}`)) }, "Show more"));
     mark();
   };
-  grow(tracks);
+  await grow(first);
   return [section("Albums", albumGrid(albums.items)), section("Tracks", list)];
 }
 
@@ -79,20 +102,23 @@ async function search(q: string): Promise<Node[]> {
   const out: Node[] = [];
   if (r.artists.length) out.push(section("Artists", artistRow(r.artists)));
   if (r.albums.length) out.push(section("Albums", albumGrid(r.albums)));
-  if (r.tracks.length) out.push(section("Tracks", trackList(r.tracks, act)));
+  if (r.tracks.length) out.push(section("Tracks", await tracks(r.tracks)));
+  if (r.playlists?.length) out.push(section("Playlists", playlistGrid(r.playlists)));
   return out.length ? out : [el("p", { class: "empty" }, `Nothing found for “${q}”.`)];
 }
 
 async function album(id: string): Promise<Node[]> {
-  const a = await api.get<Album>("/v1/albums/" + encodeURIComponent(id)), tracks = a.tracks ?? [];
+  const a = await api.get<Album>("/v1/albums/" + encodeURIComponent(id)), all = a.tracks ?? [];
+  await library.learn("albums", [a.id]);
   return [el("div", { class: "head" }, art(a, 200), el("div", {},
-    el("h1", {}, a.title), el("p", { class: "by" }, [a.artists.map((x) => x.name).join(", "), a.date?.slice(0, 4), `${tracks.length} tracks`, clock(a.duration_ms)].filter(Boolean).join(" · ")),
-    el("button", { class: "primary", onclick: () => act.play(tracks, 0) }, "Play"))), trackList(tracks, act, true)];
+    el("h1", {}, a.title), el("p", { class: "by" }, [a.artists.map((x) => x.name).join(", "), a.date?.slice(0, 4), many(all.length, "track"), clock(a.duration_ms)].filter(Boolean).join(" · ")),
+    el("button", { class: "primary", onclick: () => act.play(all, 0) }, "Play"), heart(library.holds("albums", a.id), a.title, (on) => library.keep("albums", a.id, on)))), await tracks(all, true)];
 }
 
 async function artist(id: string): Promise<Node[]> {
   const a = await api.get<Artist>("/v1/artists/" + encodeURIComponent(id));
-  return [el("div", { class: "head" }, el("h1", {}, a.name)), section("Albums", albumGrid(a.albums ?? [])), ...(a.appears_on?.length ? [section("Appears on", albumGrid(a.appears_on))] : [])];
+  await library.learn("artists", [a.id]);
+  return [el("div", { class: "head" }, el("h1", {}, a.name), heart(library.holds("artists", a.id), a.name, (on) => library.keep("artists", a.id, on))), section("Albums", albumGrid(a.albums ?? [])), ...(a.appears_on?.length ? [section("Appears on", albumGrid(a.appears_on))] : [])];
 }
 
 // The player bar.
@@ -227,16 +253,17 @@ sign.onsubmit = async (e) => {
     $<HTMLButtonElement>("sign-go").disabled = false;
   }
 };
-$("account").onclick = () => { player.audio.pause(); void api.signOut(); };
-api.onSignedOut = show;
+$("account").onclick = () => menu($("account"), [["Account and devices", () => { location.hash = "#/account"; }], ["Operator's console", () => { location.hash = "#/console"; }], ["API", () => { location.href = "/docs"; }], ["Sign out", () => void api.signOut()]]);
+api.onSignedOut = () => { player.leave(); library.forget(); show(); };
+api.follow(show);
 
 function show() {
-  $("door").hidden = !!api.user;
-  $("app").hidden = !api.user;
-  if (!api.user) { (sign.elements.namedItem("email") as HTMLInputElement).focus(); return; }
-  $("account").title = `${api.user.display_name}, ${api.user.email} (${api.user.plan})`;
-  draw();
-  void events.flush();
+  if (api.user) {
+    $("account").textContent = api.user.display_name || api.user.email;
+    $("account").title = `${api.user.email} (${api.user.plan})`;
+    draw();
+    void events.flush();
+  }
   void route();
 }
 

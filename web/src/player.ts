@@ -11,6 +11,7 @@ export interface Source { edge: string; tier: string; rendition: string }
 export const auto = "auto";
 
 const progressEvery = 15_000; // ms of playing between two progress events
+const aliveEvery = 10_000; // ms between two signs of life: a play that was taken over is noticed that soon
 
 export class Player extends EventTarget {
   queue: Track[] = [];
@@ -53,6 +54,7 @@ export class Player extends EventTarget {
     a.addEventListener("ended", () => { this.finish(); void this.next(false); });
     a.addEventListener("error", () => { if (!this.hls) void this.failover("media error " + a.error?.code); });
     addEventListener("pagehide", () => this.finish());
+    setInterval(() => void this.alive(), aliveEvery);
     const s = navigator.mediaSession;
     s?.setActionHandler("previoustrack", () => void this.previous());
     s?.setActionHandler("nexttrack", () => void this.next());
@@ -92,6 +94,9 @@ export class Player extends EventTarget {
     this.changed();
   }
 
+  /** leave ends playing: somebody signed out. */
+  leave() { this.queue = []; this.index = -1; this.stop(); }
+
   toggle() {
     this.wake();
     if (!this.playback) { if (this.queue.length) void this.play(Math.max(0, this.index)); return; }
@@ -122,6 +127,8 @@ export class Player extends EventTarget {
   }
 
   enqueue(t: Track) { this.queue = [...this.queue, t]; this.changed(); }
+
+  playNext(t: Track) { this.queue = this.queue.toSpliced(this.index + 1, 0, t); this.changed(); }
 
   remove(i: number) {
     if (i === this.index) return;
@@ -211,11 +218,27 @@ export class Player extends EventTarget {
     } catch (e) {
       if (p !== this.playback) return;
       if (!(e instanceof Problem) || e.type !== "/problems/play-over") { this.fail(why + " at " + base.split("/t/")[0]); return; }
-      this.hls?.stopLoad();
-      this.audio.pause();
-      this.playback = undefined; // play begins anew
-      this.fail("this account plays on another device now; press play to go on here");
+      this.over();
     }
+  }
+
+  private async alive() {
+    const p = this.playback;
+    if (!p || this.audio.paused) return;
+    try {
+      await this.api.put(`/v1/playback/${p.play_id}/keepalive`);
+      this.failures = 0; // a minute of music between two troubles is not the same trouble
+    } catch (e) {
+      if (p === this.playback && e instanceof Problem && e.type === "/problems/play-over") this.over();
+    }
+  }
+
+  // over: somebody plays on another device of this account.
+  private over() {
+    this.hls?.stopLoad();
+    this.audio.pause();
+    this.playback = undefined; // play begins anew
+    this.fail("this account plays on another device now; press play to go on here");
   }
 
   private fail(why: string) {
