@@ -91,11 +91,11 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := e.catalogue(ctx); err != nil {
+	most := float64(e.cfg.Listeners) * e.scenario.peak()
+	if err := e.prepare(ctx, int(math.Ceil(most+5*math.Sqrt(most)))+5); err != nil { // five deviations of a Poisson number
 		return nil, err
 	}
-	most := float64(e.cfg.Listeners) * e.scenario.peak()
-	if err := e.prepare(ctx, int(math.Ceil(most+5*math.Sqrt(most)))+5); err != nil {
+	if err := e.catalogue(ctx); err != nil {
 		return nil, err
 	}
 	if wait := time.Until(e.cfg.Begin); wait > 0 {
@@ -172,7 +172,7 @@ func (e *engine) address(i int) net.IP {
 
 // catalogue reads what there is to play: the most popular first, as the platform counts.
 func (e *engine) catalogue(ctx context.Context) error {
-	c, err := api.NewClient(e.base, nil)
+	c, err := api.NewClient(e.base, func() (string, error) { return e.accounts.List[0].token, nil })
 	if err != nil {
 		return err
 	}
@@ -272,7 +272,8 @@ func (x *exchange) refused() error {
 
 // run is the run itself: people come, until its end.
 func (e *engine) run(ctx context.Context) (*Result, error) {
-	cpu := cpuTime()
+	runtime.GC()
+	cpu, base := cpuTime(), resident()
 	e.from0, e.ends = e.cfg.Warm, e.cfg.Warm+e.cfg.Duration
 	e.clock = newClock(e.wake)
 	began := e.clock.begun
@@ -316,7 +317,7 @@ func (e *engine) run(ctx context.Context) (*Result, error) {
 	}
 	end := min(e.clock.now(), e.ends)
 	out := e.result(end, began) // before the listeners are cut off: what that breaks is no error of the platform's
-	out.Counts.CPUSeconds, out.Counts.RSSBytes = cpuTime()-cpu, rss
+	out.Counts.CPUSeconds, out.Counts.RSSBytes, out.Counts.BaseRSS = cpuTime()-cpu, rss, base
 	stop()
 	parts.Wait()
 	if !measured {
@@ -329,7 +330,7 @@ func (e *engine) run(ctx context.Context) (*Result, error) {
 
 // result is what is known at a moment.
 func (e *engine) result(now time.Duration, began time.Time) *Result {
-	out := &Result{Format: 1, Name: e.scenario.Name, Base: e.base, Machine: machine(), Version: e.cfg.Version, Began: began.Add(e.from0).UTC(), SecondsRun: max(now-e.from0, 0).Seconds(),
+	out := &Result{Format: 1, Name: e.scenario.Name, Base: e.base, Machine: machine(), Version: e.cfg.Version, Began: began.Add(e.from0).UTC(), SecondsRun: max(now-e.rec.since(), 0).Seconds(),
 		Planned: e.cfg.Duration.Seconds(), IntervalS: e.rec.every.Seconds(), Wanted: e.cfg.Listeners, Generators: 1, Seed: e.cfg.Seed}
 	out.Connections = "each listener has up to two TCP connections of its own, one to its edge and one to the control plane, kept while the server keeps them; none is shared"
 	if e.from.IsValid() {

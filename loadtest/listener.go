@@ -694,8 +694,10 @@ func (l *listener) seek(meant time.Duration) bool {
 func (l *listener) hear(now time.Duration) {
 	p := l.play
 	at := min(max(l.position(p, now), p.mark), p.tape.length())
-	p.heard += at - p.mark
+	heard := at - p.mark
+	p.heard += heard
 	p.mark = at
+	l.e.rec.count(func(c *Counts) { c.PlayedS += heard.Seconds() })
 }
 
 // leave ends a play: its track is over, or somebody had enough of it, or of listening.
@@ -703,13 +705,9 @@ func (l *listener) leave(meant time.Duration) bool {
 	e, p := l.e, l.play
 	over := p.natural && meant >= p.began+p.leaves
 	l.event(meant, api.EventEnd, nil)
-	heard := p.heard.Seconds()
-	e.rec.count(func(c *Counts) {
-		c.PlayedS += heard
-		if !over && meant < l.ends {
-			c.Skips++
-		}
-	})
+	if !over && meant < l.ends {
+		e.rec.count(func(c *Counts) { c.Skips++ })
+	}
 	l.flush(meant)
 	next := l.next
 	l.play, l.next = nil, nil

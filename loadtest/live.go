@@ -135,7 +135,7 @@ func Summary(w io.Writer, r *Result) {
 	fmt.Fprintf(w, "plays %d, failed %d, stalls %d (%.1f s of %.0f s), skips %d, seeks %d, failovers %d, moves %d\n", c.Plays, c.Failed, c.Stalls, c.StallS, c.PlayedS, c.Skips, c.Seeks, c.Failovers, c.Moves)
 	fmt.Fprintf(w, "requests %d, %.0f/s; errors %d %s; %s from edges; cache: %s\n", good, float64(good)/r.seconds(), bad, errorText(r, 5), bits(r.EgressBps()), tierText(r))
 	fmt.Fprintf(w, "sha256: %d samples, %d wrong, %d not compared; %d connections; generator: %.1f s CPU, %d MiB, %.1f KiB per listener at the peak of %d\n",
-		c.Sampled, c.Mismatched, c.Unchecked, c.Dials, c.CPUSeconds, c.RSSBytes>>20, float64(c.RSSBytes)/1024/max(float64(c.Peak), 1), c.Peak)
+		c.Sampled, c.Mismatched, c.Unchecked, c.Dials, c.CPUSeconds, c.RSSBytes>>20, float64(c.RSSBytes-c.BaseRSS)/1024/max(float64(c.Peak), 1), c.Peak)
 	if r.Verdict.Valid {
 		fmt.Fprintln(w, "verdict: valid")
 	}

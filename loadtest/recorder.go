@@ -95,28 +95,29 @@ type tick struct {
 
 // Counts are sums over a run.
 type Counts struct {
-	Arrivals   int64   `json:"arrivals"`            // sessions begun
-	Dropped    int64   `json:"dropped"`             // sessions that could not begin for want of accounts
-	Plays      int64   `json:"plays"`               // first sounds
-	Failed     int64   `json:"failed_plays"`        // plays that never sounded or broke for good
-	Skips      int64   `json:"skips"`               // left before the end
-	Seeks      int64   `json:"seeks"`               //
-	Pauses     int64   `json:"pauses"`              //
-	Stalls     int64   `json:"stalls"`              //
-	StallS     float64 `json:"stall_seconds"`       //
-	PlayedS    float64 `json:"played_seconds"`      // of sound
-	Failovers  int64   `json:"failovers"`           // a request that failed on one edge and went to the next
-	Moves      int64   `json:"moves"`               // to another edge because steering said so
-	Switches   int64   `json:"rendition_switches"`  //
-	Events     int64   `json:"events"`              // accepted
-	Dials      int64   `json:"connections"`         // opened
-	Sampled    int64   `json:"sha256_samples"`      // replies whose bytes were compared with the file's
-	Mismatched int64   `json:"sha256_mismatches"`   //
-	Unchecked  int64   `json:"sha256_unchecked"`    // samples of files that could not be fetched for comparison
-	Peak       int64   `json:"peak_listeners"`      //
-	InFlight   int64   `json:"peak_in_flight"`      // requests at once
-	CPUSeconds float64 `json:"generator_cpu_s"`     //
-	RSSBytes   int64   `json:"generator_rss_bytes"` // at the peak
+	Arrivals   int64   `json:"arrivals"`                 // sessions begun
+	Dropped    int64   `json:"dropped"`                  // sessions that could not begin for want of accounts
+	Plays      int64   `json:"plays"`                    // first sounds
+	Failed     int64   `json:"failed_plays"`             // plays that never sounded or broke for good
+	Skips      int64   `json:"skips"`                    // left before the end
+	Seeks      int64   `json:"seeks"`                    //
+	Pauses     int64   `json:"pauses"`                   //
+	Stalls     int64   `json:"stalls"`                   //
+	StallS     float64 `json:"stall_seconds"`            //
+	PlayedS    float64 `json:"played_seconds"`           // of sound
+	Failovers  int64   `json:"failovers"`                // a request that failed on one edge and went to the next
+	Moves      int64   `json:"moves"`                    // to another edge because steering said so
+	Switches   int64   `json:"rendition_switches"`       //
+	Events     int64   `json:"events"`                   // accepted
+	Dials      int64   `json:"connections"`              // opened
+	Sampled    int64   `json:"sha256_samples"`           // replies whose bytes were compared with the file's
+	Mismatched int64   `json:"sha256_mismatches"`        //
+	Unchecked  int64   `json:"sha256_unchecked"`         // samples of files that could not be fetched for comparison
+	Peak       int64   `json:"peak_listeners"`           //
+	InFlight   int64   `json:"peak_in_flight"`           // requests at once
+	CPUSeconds float64 `json:"generator_cpu_s"`          //
+	RSSBytes   int64   `json:"generator_rss_bytes"`      // at the peak
+	BaseRSS    int64   `json:"generator_base_rss_bytes"` // before the first listener came
 }
 
 // Interval is one step of the run's time line.
@@ -259,6 +260,13 @@ func (r *recorder) keep(s reference) {
 	if len(r.kept) < maxSamples {
 		r.kept = append(r.kept, s)
 	}
+}
+
+// since is when what is recorded began.
+func (r *recorder) since() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.from
 }
 
 // fill writes what was recorded into a result.

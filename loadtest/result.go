@@ -273,7 +273,7 @@ func Merge(all ...*Result) (*Result, error) {
 func addCounts(a, b *Counts) {
 	for _, p := range [][2]*int64{{&a.Arrivals, &b.Arrivals}, {&a.Dropped, &b.Dropped}, {&a.Plays, &b.Plays}, {&a.Failed, &b.Failed}, {&a.Skips, &b.Skips}, {&a.Seeks, &b.Seeks}, {&a.Pauses, &b.Pauses},
 		{&a.Stalls, &b.Stalls}, {&a.Failovers, &b.Failovers}, {&a.Moves, &b.Moves}, {&a.Switches, &b.Switches}, {&a.Events, &b.Events}, {&a.Dials, &b.Dials}, {&a.Sampled, &b.Sampled},
-		{&a.Mismatched, &b.Mismatched}, {&a.Unchecked, &b.Unchecked}, {&a.Peak, &b.Peak}, {&a.InFlight, &b.InFlight}, {&a.RSSBytes, &b.RSSBytes}} {
+		{&a.Mismatched, &b.Mismatched}, {&a.Unchecked, &b.Unchecked}, {&a.Peak, &b.Peak}, {&a.InFlight, &b.InFlight}, {&a.RSSBytes, &b.RSSBytes}, {&a.BaseRSS, &b.BaseRSS}} {
 		*p[0] += *p[1]
 	}
 	a.StallS += b.StallS

@@ -35,6 +35,7 @@ type cli struct {
 	Ingest     Ingest     `cmd:"" help:"Package audio files and publish them on a running platform."`
 	Admin      admin      `cmd:"" help:"Look into and steer a running platform."`
 	LoadTest   LoadTest   `cmd:"" name:"loadtest" help:"Measure what a running platform carries."`
+	Sim        Sim        `cmd:"" help:"Plan capacity: what a number of listeners needs, before it is built."`
 	ClickHouse ClickHouse `cmd:"" name:"clickhouse" help:"Run the embedded ClickHouse engine alone."`
 	Version    versionCmd `cmd:"" help:"Print the version."`
 }
