@@ -159,10 +159,12 @@ func (e *engine) enter(ctx context.Context, i int, a *account) error {
 			return nil
 		}
 	}
+	made := false
 	for try := 0; ; try++ {
 		err := e.signIn(ctx, w, a)
-		if statusOf(err) == http.StatusUnauthorized && a.Device == "" { // nobody of that name: make it
+		if statusOf(err) == http.StatusUnauthorized && !made { // nobody of that name, any more
 			if err = e.call(ctx, w, http.MethodPost, "/v1/users", "", api.NewUser{Email: a.Email, Password: e.accounts.Password}, nil); err == nil {
+				made, a.Device = true, ""
 				continue
 			}
 		}

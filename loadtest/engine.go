@@ -320,6 +320,9 @@ func (e *engine) run(ctx context.Context) (*Result, error) {
 	out.Counts.CPUSeconds, out.Counts.RSSBytes, out.Counts.BaseRSS = cpuTime()-cpu, rss, base
 	stop()
 	parts.Wait()
+	if err := e.accounts.save(); err != nil { // tokens were renewed meanwhile
+		return nil, err
+	}
 	if !measured {
 		return nil, fmt.Errorf("the run ended in its warm-up: %w", context.Cause(ctx))
 	}

@@ -161,6 +161,20 @@ func (r *Result) EgressBps() float64 {
 	return float64(n) * 8 / r.seconds()
 }
 
+// Slower is how many of a moment, as startup, took longer than d.
+func (r *Result) Slower(moment string, d time.Duration) (n int64, err error) {
+	h, err := histogram(r.Moments[moment].HDR)
+	if err != nil {
+		return 0, err
+	}
+	for _, b := range h.Distribution() {
+		if b.From > d.Microseconds() {
+			n += b.Count
+		}
+	}
+	return n, nil
+}
+
 // Requests is how many ended well, and how many did not.
 func (r *Result) Requests() (good, bad int64) {
 	for _, o := range r.Operations {

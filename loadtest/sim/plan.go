@@ -12,14 +12,19 @@ import (
 	"segue/geo"
 )
 
-// Estimate is a figure of several replicas: their mean, and half of its 95 % confidence interval. It is about sampling alone: what the
+// Estimate is a figure of several replicas: their mean, and half of its 95 % confidence interval, or -1 for one replica. It is about sampling alone: what the
 // inputs are wrong by is not in it.
 type Estimate struct {
 	Value float64 `json:"value"`
 	Error float64 `json:"error"`
 }
 
-func (e Estimate) String() string { return fmt.Sprintf("%.2f ± %.2f %%", 100*e.Value, 100*e.Error) }
+func (e Estimate) String() string {
+	if e.Error < 0 {
+		return fmt.Sprintf("%.2f %%", 100*e.Value)
+	}
+	return fmt.Sprintf("%.2f ± %.2f %%", 100*e.Value, 100*e.Error)
+}
 
 // student is the t for 95 % by degrees of freedom.
 var student = []float64{math.NaN(), 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26}
@@ -29,7 +34,7 @@ func estimate(x []float64) Estimate {
 	for _, v := range x {
 		sum += v
 	}
-	e := Estimate{Value: sum / n, Error: math.Inf(1)}
+	e := Estimate{Value: sum / n, Error: -1}
 	if len(x) > 1 {
 		sq := 0.0
 		for _, v := range x {
@@ -40,8 +45,6 @@ func estimate(x []float64) Estimate {
 			t = student[len(x)-1]
 		}
 		e.Error = t * math.Sqrt(sq/(n-1)/n)
-	} else {
-		e.Error = -1 // cannot be told
 	}
 	return e
 }
@@ -118,7 +121,7 @@ func Run(c Config, progress func(done, of int)) (*Plan, error) {
 		return nil, err
 	}
 	begun := time.Now()
-	edges, peakAt := c.size0()
+	edges, peakAt := c.build()
 	plan := &Plan{People: c.People, PlaysDay: c.perDay(), Replicas: c.Replicas}
 	largest := 0
 	for i := range c.Regions {
@@ -246,8 +249,8 @@ func (c *counts) peak(b *counts) {
 	c.peakOrigin, c.peakConcurrency = max(c.peakOrigin, b.peakOrigin), max(c.peakConcurrency, b.peakConcurrency)
 }
 
-// size0 finds the edges of each region from its own people, and when its peak is.
-func (c *Config) size0() (edges []int, at []time.Duration) {
+// build finds the edges of each region from its own people, and when its peak is.
+func (c *Config) build() (edges []int, at []time.Duration) {
 	nodes := make([]geo.Node, len(c.Regions))
 	for i, r := range c.Regions {
 		nodes[i] = geo.Node{Name: r.Name, Region: r.Name, At: r.At, Healthy: true}
