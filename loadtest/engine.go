@@ -433,7 +433,7 @@ func poisson(rng *rand.Rand, mean float64) int {
 // begin has a session begin at a moment.
 func (e *engine) begin(at, lasts time.Duration) {
 	id := e.arrived.Add(1)
-	l := &listener{e: e, ctx: e.life, id: int(id), due: at, ends: at + lasts, born: at}
+	l := &listener{e: e, ctx: e.life, id: int(id), due: at, ends: at + lasts}
 	l.pcg.Seed(e.cfg.Seed, uint64(id))
 	e.clock.add(l)
 }

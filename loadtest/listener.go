@@ -26,7 +26,6 @@ type listener struct {
 	id   int
 	pcg  rand.PCG
 	due  time.Duration // when it wants to be woken
-	born time.Duration
 	ends time.Duration // of the session
 
 	account *account
@@ -64,7 +63,6 @@ type play struct {
 	mark    time.Duration // position from which heard counts on
 	steerAt time.Duration // moment; 0: never
 	steer   string
-	segs    []byte
 	events  []api.Event
 	ahead   bool // the next one was asked for
 }

@@ -66,7 +66,7 @@ func TestPredictsARealFleet(t *testing.T) {
 		memory, disk          = 32 << 20, 64 << 20
 		plays, warm           = 2400, 1000
 	)
-	store := memstore.New()
+	store := &memstore.Store{}
 	body := make([]byte, size)
 	_, _ = rand.Read(body)
 	key := func(i int) media.Key { return media.Key(fmt.Sprintf("art/track/%d.mp4", i)) }
