@@ -46,6 +46,8 @@ var allowed = map[string][]string{
 	"controlplane/offline":  {"media", "media/cat", "controlplane/api", "controlplane/store"},
 	"controlplane/steer":    {"media", "media/hls", "media/dash", "media/cat", "geo"},
 	"controlplane/plays":    {"media", "controlplane/api", "internal/eventlog", "internal/serve"},
+	"loadtest":              {"media", "media/hls", "media/dash", "controlplane/api"},
+	"loadtest/sim":          {"media", "geo", "edge", "loadtest"},
 	// 3: wiring
 	"internal/platform": {"*"},
 	"internal/testenv":  {"internal/serve", "internal/clickhouse"},
@@ -78,6 +80,7 @@ var homes = map[string][]string{
 	"github.com/fxamacker/cbor":             {"media/cat"},
 	"github.com/alecthomas/kong":            {"cmd", "internal/serve"},
 	"github.com/schollz/progressbar":        {"cmd"},
+	"github.com/HdrHistogram":               {"loadtest"},
 	"github.com/hashicorp/terraform-plugin": {"terraform/provider"},
 }
 

@@ -8,8 +8,10 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 
 	"segue/internal/serve"
+	"segue/loadtest"
 
 	"github.com/alecthomas/kong"
 )
@@ -32,6 +34,8 @@ type cli struct {
 	Package    Package    `cmd:"" help:"Package audio files into a local folder."`
 	Ingest     Ingest     `cmd:"" help:"Package audio files and publish them on a running platform."`
 	Admin      admin      `cmd:"" help:"Look into and steer a running platform."`
+	LoadTest   LoadTest   `cmd:"" name:"loadtest" help:"Measure what a running platform carries."`
+	Sim        Sim        `cmd:"" help:"Plan capacity: what a number of listeners needs, before it is built."`
 	ClickHouse ClickHouse `cmd:"" name:"clickhouse" help:"Run the embedded ClickHouse engine alone."`
 	Version    versionCmd `cmd:"" help:"Print the version."`
 }
@@ -66,5 +70,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var c cli
 	return serve.CommandLine("segue", "Self-hosted music streaming: edges, control plane and tools.", &c, args, stdout, stderr, func(k *kong.Context) error {
 		return k.Run(&IO{Stdout: stdout, Stderr: stderr, Log: serve.Logger(stderr, c.LogLevel, c.LogJSON)})
-	}, kong.Vars{"log_level": "warn"}, kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}), kong.BindTo(ctx, (*context.Context)(nil)))
+	}, kong.Vars{"log_level": "warn", "scenarios": strings.Join(loadtest.Scenarios(), ", ")}, kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}), kong.BindTo(ctx, (*context.Context)(nil)))
 }
