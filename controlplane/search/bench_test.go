@@ -22,7 +22,6 @@ import (
 // The catalogue of the benchmarks: made up, the same at every run. Words are syllables, used as often as words are
 // (Zipf); one artist in ten is known, one track in a hundred.
 var benchTracks = flag.Int("tracks", 100_000, "tracks in the benchmarks' catalogue; there are a tenth as many artists and a sixth as many albums")
-var benchShards = flag.Int("shards", 1, "shards of the benchmarks' index")
 
 type catalogue struct {
 	tracks  int
@@ -123,7 +122,7 @@ var benchIndex = sync.OnceValues(func() (*search.Index, string) {
 	if err != nil {
 		panic(err)
 	}
-	x, err := search.Open(search.Config{Dir: dir, Shards: *benchShards, Sources: newCatalogue(*benchTracks).sources(), CacheBytes: -1})
+	x, err := search.Open(search.Config{Dir: dir, Sources: newCatalogue(*benchTracks).sources(), CacheBytes: -1})
 	if err != nil {
 		panic(err)
 	}

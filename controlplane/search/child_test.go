@@ -105,7 +105,7 @@ func child(dir string) {
 		if err != nil {
 			return err
 		}
-		x, err := search.Open(search.Config{Dir: filepath.Join(dir, "search"), Shards: 2, Sources: []search.Source{j.source()}})
+		x, err := search.Open(search.Config{Dir: filepath.Join(dir, "search"), Sources: []search.Source{j.source()}})
 		if err != nil {
 			return err
 		}
@@ -168,7 +168,7 @@ func TestKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer j.file.Close()
-			x, err := search.Open(search.Config{Dir: filepath.Join(dir, "search"), Shards: 2, Sources: []search.Source{j.source()}})
+			x, err := search.Open(search.Config{Dir: filepath.Join(dir, "search"), Sources: []search.Source{j.source()}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -295,11 +295,11 @@ func TestMend(t *testing.T) {
 	same(t, x, tracks, artists)
 }
 
-// An index survives its process; one of other shards or kinds, and a damaged one, is made again.
+// An index survives its process; one of other kinds, and a damaged one, is made again.
 func TestReopened(t *testing.T) {
 	dir := t.TempDir()
 	tables := world()
-	x := open(t, dir, 2, tables...)
+	x := open(t, dir, tables...)
 	if !x.Building() {
 		t.Error("an empty index is not being built")
 	}
@@ -312,32 +312,40 @@ func TestReopened(t *testing.T) {
 	if r := find(t, x, search.Query{Text: "yesterday"}); r.Building || len(r.Lists["track"].Hits) != 3 {
 		t.Errorf("%+v", r)
 	}
-	reopen := func(shards int, building bool, tables ...*table) {
+	reopen := func(building bool, tables ...*table) {
 		t.Helper()
 		if err := x.Close(); err != nil {
 			t.Fatal(err)
 		}
-		x = open(t, dir, shards, tables...)
+		x = open(t, dir, tables...)
 		if x.Building() != building {
 			t.Errorf("building %t, want %t", x.Building(), building)
 		}
 	}
-	reopen(2, false, tables...)
+	reopen(false, tables...)
 	same(t, x, tables...)
-	reopen(2, true, tables[:3]...)
+	reopen(true, tables[:3]...)
 	if err := x.Rebuild(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	reopen(1, true, tables...)
+	reopen(true, tables...)
 	if err := x.Rebuild(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// Changes are there again, and none of what was replaced.
+	tables[0].put(search.Doc{ID: "help", Name: "Help Yourself"})
+	tables[0].remove("lodz")
+	if err := x.Apply(t.Context(), "track", "help", "lodz"); err != nil {
+		t.Fatal(err)
+	}
+	reopen(false, tables...)
+	same(t, x, tables...)
 	damage := func(pattern string, how func(path string) error) {
 		t.Helper()
 		if err := x.Close(); err != nil {
 			t.Fatal(err)
 		}
-		files, err := filepath.Glob(filepath.Join(dir, "v*", "shard-0", pattern))
+		files, err := filepath.Glob(filepath.Join(dir, "v*", pattern))
 		if err != nil || len(files) == 0 {
 			t.Fatal(files, err)
 		}
@@ -346,7 +354,7 @@ func TestReopened(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		x = open(t, dir, 1, tables...)
+		x = open(t, dir, tables...)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- x.Run(ctx) }()
@@ -363,9 +371,9 @@ func TestReopened(t *testing.T) {
 		}
 		same(t, x, tables...)
 	}
-	damage("*.zap", func(f string) error { return os.Truncate(f, 100) })
-	damage("*.zap", os.Remove)
-	damage("*.zap", func(f string) error { // one bit in the middle
+	damage("*.seg", func(f string) error { return os.Truncate(f, 100) })
+	damage("*.seg", os.Remove)
+	damage("*.seg", func(f string) error { // one bit in the middle
 		b, err := os.ReadFile(f)
 		if err != nil {
 			return err
@@ -373,8 +381,8 @@ func TestReopened(t *testing.T) {
 		b[len(b)/3] ^= 4
 		return os.WriteFile(f, b, 0o600)
 	})
-	damage("root.bolt", func(f string) error { return os.WriteFile(f, []byte("not a database"), 0o600) })
-	damage("root.bolt", os.Remove)
+	damage("segments.json", func(f string) error { return os.WriteFile(f, []byte("not a list"), 0o600) })
+	damage("segments.json", os.Remove)
 	if err := x.Close(); err != nil {
 		t.Fatal(err)
 	}

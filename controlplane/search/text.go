@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	maxWords    = 64 // words of one text that are indexed; what comes after them is not found
-	maxWordSize = 64 // bytes of a folded word that count; longer ones are found by their beginning
+	maxWords    = 64  // words of one text that are indexed; what comes after them is not found
+	maxParts    = 256 // of one chunk that are indexed: whoever compares two texts pays for each pair
+	maxWordSize = 64  // bytes of a folded word that count; longer ones are found by their beginning
 )
 
 // span is one thing that can be found in a text, and where it stands there (bytes of the text as given).
@@ -57,6 +58,7 @@ func split(text string) []chunk {
 			end += size
 		}
 		if c := newChunk(text, pos, end); len(c.parts) > 0 {
+			c.parts = c.parts[:min(len(c.parts), maxParts)]
 			words += len(c.parts)
 			out = append(out, c)
 		}
