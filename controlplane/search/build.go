@@ -90,6 +90,7 @@ func build(path string, docs []Doc, gone []string, durable bool) (*segment, erro
 	var b builder
 	for f := range b.fields {
 		b.fields[f].number = make(map[string]uint32, len(list))
+		b.fields[f].pairs = make([]posting, 0, 4*len(list))
 	}
 	var stored, id []byte
 	for i, r := range list {

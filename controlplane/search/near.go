@@ -55,7 +55,7 @@ func walk(d *dict, first, end int, w []rune, most int, prefix bool, limit int) (
 	}
 	var letters [maxWordSize + 1]rune
 	var least, ends [maxWordSize + 2]int // of each row: its least value, and the bytes up to its letter
-	var before []byte
+	var before, target []byte
 	depth := 0
 word:
 	for i := first; i < end && len(out) < limit; {
@@ -100,16 +100,27 @@ word:
 			}
 			least[depth] = smallest
 			if prefix && low <= high && high == len(w) && int(here[len(w)]) <= most {
-				for last := d.behind(string(t[:ends[depth]]), i); i < last && i < end && len(out) < limit; i++ {
+				for last := d.seek(after(append(target[:0], t[:ends[depth]]...)), i+1); i < last && i < end && len(out) < limit; i++ {
 					out = append(out, i)
 				}
 				continue word
 			}
 			// The next row comes from this one, or by a swap from the one before.
-			if low > high || smallest > most && least[depth-1]+1 > most {
-				i = d.behind(string(t[:ends[depth]]), i)
-				continue word
+			if low <= high && (smallest <= most || least[depth-1] < most) {
+				continue
 			}
+			// No word with this beginning is near. Where the letters before have all the typos there may be, the one
+			// here is of w, and the next such word can be looked up.
+			target = append(target[:0], t[:ends[depth-1]]...)
+			if next := nextOf(w[max(0, low-2):max(high, 0)], r); least[depth-1] < most {
+				target = after(append(target, t[ends[depth-1]:ends[depth]]...))
+			} else if next != 0 && low <= high {
+				target = utf8.AppendRune(target, next)
+			} else if target = after(target); len(target) == 0 {
+				return out
+			}
+			i = d.seek(target, i+1)
+			continue word
 		}
 		if distance(depth, len(w)) <= most && int(row(depth)[len(w)]) <= most {
 			out = append(out, i)
@@ -117,6 +128,24 @@ word:
 		i++
 	}
 	return out
+}
+
+// nextOf is the least of some letters above r; 0 when there is none.
+func nextOf(letters []rune, r rune) (next rune) {
+	for _, l := range letters {
+		if l > r && (next == 0 || l < next) {
+			next = l
+		}
+	}
+	return next
+}
+
+// after is the least string above all that begin with s: no term has a byte 0xff, they are UTF-8.
+func after(s []byte) []byte {
+	if len(s) > 0 {
+		s[len(s)-1]++
+	}
+	return s
 }
 
 // near reports whether two words are at most so many typos apart.

@@ -2,6 +2,7 @@ package search
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -24,7 +25,7 @@ import (
 //	stored documents | sections of numbers, ids and fields | where they are, CRC-32, magic
 //
 // Sections are read through a mapping: what is asked for is in memory, as pages that the kernel may take back. Stored
-// documents are read with pread, which takes no memory of the process.
+// documents are read with pread, which takes no memory of the process, but for the most popular ones.
 type segment struct {
 	path   string
 	file   *os.File
@@ -219,6 +220,9 @@ func hashID(id []byte) uint32 {
 	return h ^ h>>15
 }
 
+// readMapped: of the stored documents the first so many bytes, which are the most popular ones, are read from the mapping.
+const readMapped = 64 << 20
+
 // read returns a stored document, which is the caller's.
 func (s *segment) read(doc uint32) ([]byte, error) {
 	from := uint64(0)
@@ -230,6 +234,10 @@ func (s *segment) read(doc uint32) ([]byte, error) {
 		return nil, fmt.Errorf("search index: %s: %w", s.path, media.ErrCorrupt)
 	}
 	b := make([]byte, end-from)
+	if end <= readMapped {
+		copy(b, s.mapped[from:])
+		return b, nil
+	}
 	if _, err := s.file.ReadAt(b, int64(from)); err != nil {
 		return nil, fmt.Errorf("search index: %w", err)
 	}
@@ -262,36 +270,28 @@ func (d *dict) from(term string, low int) int {
 	return low
 }
 
-// prefix is the range of terms that begin so; first is one that does, or the first that comes after.
-func (d *dict) prefix(p string) (first, end int) {
-	first = d.from(p, 0)
-	return first, d.behind(p, first)
-}
-
-// behind is the end of the terms that begin with p, of which first is the first. Most ranges are short.
-func (d *dict) behind(p string, first int) int {
-	begins := func(i int) bool {
-		t := d.strs.at(i)
-		return len(t) >= len(p) && string(t[:len(p)]) == p
-	}
-	n := d.len()
-	low, step := first, 1
-	for low < n && begins(low) {
-		if low+step >= n || !begins(low+step) {
-			high := min(n, low+step)
-			for low++; low < high; {
-				if m := int(uint(low+high) >> 1); begins(m) {
-					low = m + 1
-				} else {
-					high = m
-				}
-			}
-			return low
-		}
+// seek is from for a term that is likely near: it looks at more and more distant ones.
+func (d *dict) seek(term []byte, low int) int {
+	n, step := d.len(), 1
+	for low+step < n && bytes.Compare(d.strs.at(low+step), term) < 0 {
 		low += step
 		step *= 2
 	}
+	high := min(n, low+step)
+	for low < high {
+		if m := int(uint(low+high) >> 1); bytes.Compare(d.strs.at(m), term) < 0 {
+			low = m + 1
+		} else {
+			high = m
+		}
+	}
 	return low
+}
+
+// prefix is the range of terms that begin so.
+func (d *dict) prefix(p string) (first, end int) {
+	first = d.from(p, 0)
+	return first, d.seek(after([]byte(p)), first)
 }
 
 // few: lists of up to so many are differences in one or more bytes each; longer ones are bitmaps of roaring.
