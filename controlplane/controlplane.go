@@ -57,7 +57,6 @@ type Config struct {
 	DNSListen    string // host:port, UDP and TCP; empty: no DNS responder
 	DNSZone      string // file of the zone, see steer.Zone
 	PublicURL    string // scheme://host of the control plane in what players get; empty: the one they reached
-	SearchShards int    // of the search index; 0: 1. One is fastest to ask, more are faster to fill
 	Home         geo.Place
 	Playback     playback.Config
 	PerSecond    float64 // requests of one address or account; 0: 100, negative: no limit
@@ -204,7 +203,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		cp.dns.Told = func(kind string) { cp.metrics.dns.WithLabelValues(kind).Inc() }
 	}
 	cp.playlist = playlist.New(cp.db, playlist.Deps{Tracks: cp.catalog.TracksByID, Names: cp.displayNames, Put: objects.Put})
-	if cp.index, err = search.Open(search.Config{Dir: filepath.Join(cfg.Data, "search"), Shards: cfg.SearchShards, Sources: cp.searchSources(), Log: log}); err != nil {
+	if cp.index, err = search.Open(search.Config{Dir: filepath.Join(cfg.Data, "search"), Sources: cp.searchSources(), Log: log}); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
 	reg.MustRegister(searchMetrics(cp.index)...)
