@@ -152,6 +152,13 @@ func (g *genState) write(kind string, docs []Doc, gone []string, wait, fresh boo
 	return nil
 }
 
+// empty reports whether nothing was written yet.
+func (g *genState) empty() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !slices.ContainsFunc(g.pieces, func(list []*piece) bool { return len(list) > 0 })
+}
+
 // hide deletes what s replaces in the segments before it; mu is held.
 func (g *genState) hide(kind int, s *segment) {
 	for i, p := range g.pieces[kind] {

@@ -143,6 +143,7 @@ func (x *Index) take(ctx context.Context, g *genState) (*genState, error) {
 func (x *Index) fill(ctx context.Context, g *genState, serve bool) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	shown, blank := time.Now(), g.empty() // else an earlier attempt left something
 	batches := make(chan []Doc)
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
@@ -152,14 +153,13 @@ func (x *Index) fill(ctx context.Context, g *genState, serve bool) error {
 				if serve {
 					docs = x.unchanged(docs)
 				}
-				if err := g.write(kind, docs, nil, false, true); err != nil {
+				if err := g.write(kind, docs, nil, false, blank); err != nil {
 					stop(err)
 				}
 				x.done.Add(int64(n))
 			}
 		})
 	}
-	shown := time.Now()
 	send := func(docs []Doc) error {
 		if serve && time.Since(shown) > time.Second {
 			g.refresh()
