@@ -218,9 +218,9 @@ func same(t *testing.T, x *search.Index, tables ...*table) {
 // Random changes by several writers while the index is rebuilt again and again: it ends as the tables are, and a document
 // that never changes is found all the time.
 func TestRandomChanges(t *testing.T) {
-	for _, shards := range []int{1, 2} {
+	for _, steps := range []int{1, 2} {
 		tracks, artists := newTable("track", search.Doc{ID: "fixed", Name: "Lighthouse"}), newTable("artist")
-		x := built(t, shards, tracks, artists)
+		x := built(t, steps, tracks, artists)
 		ctx, stop := context.WithCancel(t.Context())
 		var readers, writers sync.WaitGroup
 		readers.Go(func() {
@@ -237,7 +237,7 @@ func TestRandomChanges(t *testing.T) {
 		readers.Go(func() { _ = x.Run(ctx) })
 		for w := range 3 {
 			writers.Go(func() {
-				r := rand.New(rand.NewPCG(uint64(w), uint64(shards)))
+				r := rand.New(rand.NewPCG(uint64(w), uint64(steps)))
 				for range 8 {
 					for _, table := range []*table{tracks, artists} {
 						var ids []string

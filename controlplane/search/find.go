@@ -161,7 +161,10 @@ func (e *evaluation) first(q question) {
 		if u.prefix {
 			m.pre, m.namePre = e.beginnings(u)
 		}
-		b := union(m.words, m.pre)
+		b := m.words
+		if u.prefix {
+			b = m.pre // which has the whole words too
+		}
 		if b.IsEmpty() {
 			e.all = none
 			// The rest is not needed unless second is, and that looks itself.
@@ -319,7 +322,11 @@ func (e *evaluation) collect(to []found, most float64, reach int) []found {
 		// All words in the name; all of them whole.
 		var name, whole []*roaring.Bitmap
 		for _, m := range e.matches {
-			name = append(name, union(m.name, m.namePre, m.nameMid, m.nameNear))
+			named := m.name
+			if m.namePre != nil {
+				named = m.namePre
+			}
+			name = append(name, union(named, m.nameMid, m.nameNear))
 			whole = append(whole, m.name)
 		}
 		docs = popular(docs, e.live(intersect(name)), reach)
