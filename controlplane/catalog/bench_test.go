@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -182,6 +184,9 @@ func BenchmarkImport(b *testing.B) {
 				}
 				b.ReportMetric(float64(out.Tracks)/time.Since(begun).Seconds(), "tracks/s")
 				b.ReportMetric(float64((cpu()-worked).Microseconds())/float64(out.Tracks), "cpu-us/track") // on SQLite with the database's
+				if name == "postgres" {
+					b.ReportMetric(float64(serverCPU(b, db).Microseconds())/float64(out.Tracks), "server-cpu-us/track")
+				}
 				db.Close()
 			}
 		})
@@ -195,6 +200,31 @@ func cpu() time.Duration {
 		panic(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// serverCPU is what the processes of a PostgreSQL on this machine have worked.
+func serverCPU(b *testing.B, db *store.DB) (sum time.Duration) {
+	rows, err := db.Query(`SELECT pid FROM pg_stat_activity`)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var pid int
+		if err := rows.Scan(&pid); err != nil {
+			b.Fatal(err)
+		}
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue // it is gone
+		}
+		_, after, _ := strings.Cut(string(stat), ") ")
+		f := strings.Fields(after)
+		user, _ := strconv.Atoi(f[11])
+		system, _ := strconv.Atoi(f[12])
+		sum += time.Duration(user+system) * 10 * time.Millisecond // a tick, on every Linux there is
+	}
+	return sum
 }
 
 // BenchmarkRead is every read of listeners, with nothing in the service's caches but in the first.
