@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	chunkLines   = 4000    // of one transaction
-	chunkBytes   = 8 << 20 // of one transaction
+	chunkLines   = 8000     // of one transaction: pages of indexes are written once in it, however many rows they get
+	chunkBytes   = 16 << 20 // of one transaction
 	maxLineBytes = 1 << 20
 	maxErrors    = 1000 // reported; all are counted
 )
