@@ -237,13 +237,23 @@ func (e *evaluation) span(field, first, end int) *roaring.Bitmap {
 	return union(list...)
 }
 
-// any is what has any of some words of inWords: all of it, or with the word in the name.
-func (e *evaluation) any(terms []int) (words, name *roaring.Bitmap) {
+// any is what has any of some words of inWords: all of it, or with the word in the name. within, if not nil, is all that
+// matters: with a small one a list costs a look, however long it is.
+func (e *evaluation) any(terms []int, within *roaring.Bitmap) (words, name *roaring.Bitmap) {
 	var all, named []*roaring.Bitmap
+	take := func(to []*roaring.Bitmap, b *roaring.Bitmap) []*roaring.Bitmap {
+		if within != nil {
+			b = roaring.And(b, within)
+		}
+		if b.IsEmpty() {
+			return to
+		}
+		return append(to, b)
+	}
 	for _, t := range terms {
-		all = append(all, e.fields[inWords].docs(t))
-		if b := e.get(inName, string(e.fields[inWords].strs.at(t))); b != none {
-			named = append(named, b)
+		before := len(all)
+		if all = take(all, e.fields[inWords].docs(t)); len(all) > before {
+			named = take(named, e.get(inName, string(e.fields[inWords].strs.at(t))))
 		}
 	}
 	return union(all...), union(named...)
@@ -251,7 +261,6 @@ func (e *evaluation) any(terms []int) (words, name *roaring.Bitmap) {
 
 // second widens each word by its typos and by words that it stands in the middle of.
 func (e *evaluation) second(q question) {
-	var need []*roaring.Bitmap
 	for len(e.matches) < len(q.units) { // first gave up
 		u := q.units[len(e.matches)]
 		m := match{words: e.every(inWords, u.words), name: e.every(inName, u.words)}
@@ -263,20 +272,37 @@ func (e *evaluation) second(q question) {
 		}
 		e.matches = append(e.matches, m)
 	}
-	for i, u := range q.units {
-		m := &e.matches[i]
+	// What cannot be widened first, then long words, which have few neighbours: the others look no further than there.
+	order := make([]int, len(q.units))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		weight := func(u unit) int {
+			if !u.plain {
+				return math.MaxInt
+			}
+			return len(u.words[0])
+		}
+		return cmp.Compare(weight(q.units[b]), weight(q.units[a]))
+	})
+	e.all = none
+	within := e.filter
+	for _, i := range order {
+		u, m := q.units[i], &e.matches[i]
 		if u.plain {
-			m.mid, m.nameMid = e.any(middle(&e.fields[inWords], &e.fields[inMiddle], u.words[0]))
-			m.near, m.nameNear = e.any(nearly(&e.fields[inWords], u.words[0], u.prefix))
+			m.mid, m.nameMid = e.any(middle(&e.fields[inWords], &e.fields[inMiddle], u.words[0]), within)
+			m.near, m.nameNear = e.any(nearly(&e.fields[inWords], u.words[0], u.prefix), within)
 		}
 		b := union(m.words, m.pre, m.mid, m.near)
-		if b.IsEmpty() {
-			e.all = none
+		if within != nil {
+			b = roaring.And(b, within)
+		}
+		if within = b; b.IsEmpty() {
 			return
 		}
-		need = append(need, b)
 	}
-	e.all = e.live(intersect(need))
+	e.all = e.live(within)
 	if !e.all.IsEmpty() && q.exact != "" {
 		e.exact = e.live(e.get(inExact, q.exact))
 	}

@@ -121,7 +121,12 @@ func (g *genState) check(ctx context.Context) error {
 
 // write puts docs of one kind and takes gone away (ids). With wait that is on disk when it returns, in a generation that
 // is complete; in both cases the next view has it. fresh: no older segment has any of them.
-func (g *genState) write(kind string, docs []Doc, gone []string, wait, fresh bool) error {
+func (g *genState) write(kind string, docs []Doc, gone []string, wait, fresh bool) (err error) {
+	defer func() {
+		if v := recover(); v != nil { // what damaged files do to their readers
+			err = fmt.Errorf("search index %s: %w: %v", g.dir, media.ErrCorrupt, v)
+		}
+	}()
 	k := slices.Index(g.kinds, kind)
 	if k < 0 {
 		return fmt.Errorf("bug: search document of kind %q", kind)
