@@ -67,7 +67,7 @@ var homes = map[string][]string{
 	"github.com/jackc/pgx":                  {"controlplane/store", "internal/testenv"},
 	"modernc.org/sqlite":                    {"controlplane/store"},
 	"github.com/pressly/goose":              {"controlplane/store"},
-	"github.com/blevesearch":                {"controlplane/search"},
+	"github.com/RoaringBitmap":              {"controlplane/search"},
 	"github.com/julienschmidt/httprouter":   {"controlplane"},
 	"github.com/danielgtaylor/huma":         {"controlplane"},
 	"github.com/grafana/pyroscope-go":       {"internal/serve"},

@@ -41,28 +41,27 @@ import (
 
 // Config is what one replica is.
 type Config struct {
-	Listen       string // host:port
-	Database     string // sqlite:PATH or postgres://…
-	Data         string // folder of what this replica derives: the search index
-	Replica      string // names this replica's place in the event log; default "one"
-	Replicas     int    // how many there are; more than one refuses the embedded stores
-	NATS         string // URL; empty: embedded, in Data/events
-	ClickHouse   string // clickhouse://…; empty: plays stay in the log
-	PlaysKey     []byte // makes pseudonyms of listeners in the play logs; at least 16 bytes
-	AdminToken   string // made an admin token with all scopes at start; empty: none is made
-	GeoDB        string // MMDB file of cities or countries; empty: none
-	GeoASN       string // MMDB file of autonomous systems; empty: none
-	GeoRules     string // file of own rules, see geo.Rules; empty: none
-	Steering     geo.Policy
-	DNSListen    string // host:port, UDP and TCP; empty: no DNS responder
-	DNSZone      string // file of the zone, see steer.Zone
-	PublicURL    string // scheme://host of the control plane in what players get; empty: the one they reached
-	SearchShards int    // of the search index; 0: 1. One is fastest to ask, more are faster to fill
-	Home         geo.Place
-	Playback     playback.Config
-	PerSecond    float64 // requests of one address or account; 0: 100, negative: no limit
-	Identity     identity.Config
-	Version      string
+	Listen     string // host:port
+	Database   string // sqlite:PATH or postgres://…
+	Data       string // folder of what this replica derives: the search index
+	Replica    string // names this replica's place in the event log; default "one"
+	Replicas   int    // how many there are; more than one refuses the embedded stores
+	NATS       string // URL; empty: embedded, in Data/events
+	ClickHouse string // clickhouse://…; empty: plays stay in the log
+	PlaysKey   []byte // makes pseudonyms of listeners in the play logs; at least 16 bytes
+	AdminToken string // made an admin token with all scopes at start; empty: none is made
+	GeoDB      string // MMDB file of cities or countries; empty: none
+	GeoASN     string // MMDB file of autonomous systems; empty: none
+	GeoRules   string // file of own rules, see geo.Rules; empty: none
+	Steering   geo.Policy
+	DNSListen  string // host:port, UDP and TCP; empty: no DNS responder
+	DNSZone    string // file of the zone, see steer.Zone
+	PublicURL  string // scheme://host of the control plane in what players get; empty: the one they reached
+	Home       geo.Place
+	Playback   playback.Config
+	PerSecond  float64 // requests of one address or account; 0: 100, negative: no limit
+	Identity   identity.Config
+	Version    string
 
 	TrustedProxies []string      // networks and addresses whose X-Forwarded-For and Forwarded are believed
 	InService      int           // requests in service at once; 0: 16 per core, at least 32
@@ -204,7 +203,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		cp.dns.Told = func(kind string) { cp.metrics.dns.WithLabelValues(kind).Inc() }
 	}
 	cp.playlist = playlist.New(cp.db, playlist.Deps{Tracks: cp.catalog.TracksByID, Names: cp.displayNames, Put: objects.Put})
-	if cp.index, err = search.Open(search.Config{Dir: filepath.Join(cfg.Data, "search"), Shards: cfg.SearchShards, Sources: cp.searchSources(), Log: log}); err != nil {
+	if cp.index, err = search.Open(search.Config{Dir: filepath.Join(cfg.Data, "search"), Sources: cp.searchSources(), Log: log}); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
 	reg.MustRegister(searchMetrics(cp.index)...)

@@ -54,7 +54,6 @@ type cli struct {
 	StrictCountry  bool             `help:"Refuse tracks that are limited to countries to listeners whose country is not known."`
 	Replica        string           `help:"Name of this replica." default:"one"`
 	Replicas       int              `help:"How many there are." default:"1"`
-	SearchShards   int              `help:"Shards of the search index: one is fastest to ask, more are faster to fill." default:"1"`
 	RateLimit      float64          `help:"Requests a second of one account or address; negative: no limit." default:"100"`
 	PremiumStreams int              `help:"Streams at a time of an account with a plan that is paid for." default:"1"`
 	OIDC           oidc             `embed:"" prefix:"oidc-"`
@@ -89,7 +88,7 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
 	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
 		GeoDB: c.GeoDB, GeoASN: c.GeoASN, GeoRules: c.GeoRules, DNSListen: c.DNSListen, DNSZone: c.DNSZone, PublicURL: strings.TrimRight(c.PublicURL, "/"),
-		Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, SearchShards: c.SearchShards, PerSecond: c.RateLimit, Version: version,
+		Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, PerSecond: c.RateLimit, Version: version,
 		TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox, Drain: c.Drain, TraceEndpoint: c.TraceEndpoint}
 	if cfg.Home, err = parseHome(c.Home); err != nil {
 		return err

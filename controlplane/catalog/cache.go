@@ -88,7 +88,7 @@ func (s *Service) Forget(kind string, ids ...string) {
 func (s *Service) change(ctx context.Context, f func(*write) error) error {
 	var w *write
 	err := s.db.Tx(ctx, func(tx *sql.Tx) error {
-		w = newWrite(ctx, tx)
+		w = s.newWrite(ctx, tx)
 		if err := f(w); err != nil {
 			return err
 		}

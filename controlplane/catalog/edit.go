@@ -440,7 +440,7 @@ func (s *Service) SetPopularity(ctx context.Context, kind string, all iter.Seq2[
 	var rows [][]any
 	put := func() error {
 		err := s.db.Tx(ctx, func(tx *sql.Tx) error {
-			w := newWrite(ctx, tx)
+			w := s.newWrite(ctx, tx)
 			given := map[string]set{"track": w.tracks, "album": w.albums, "artist": w.artists}[kind]
 			for _, r := range rows {
 				given.add(r[0].(string))

@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	chunkLines   = 4000    // of one transaction
-	chunkBytes   = 8 << 20 // of one transaction
+	chunkLines   = 8000     // of one transaction: pages of indexes are written once in it, however many rows they get
+	chunkBytes   = 16 << 20 // of one transaction
 	maxLineBytes = 1 << 20
 	maxErrors    = 1000 // reported; all are counted
 )
@@ -276,6 +276,15 @@ type chunk struct {
 }
 
 func (c *chunk) put(lines []line) error {
+	if c.embedded {
+		// Rows go to all places of all indexes: 64 MiB of their pages stay with the connection for the next transaction, and
+		// pages that are written by several go into the file once.
+		for _, p := range []string{`PRAGMA cache_size = -65536`, `PRAGMA wal_autocheckpoint = 10000`} {
+			if err := c.exec(p); err != nil {
+				return err
+			}
+		}
+	}
 	if err := c.exec(`UPDATE import_turn SET turns = turns + 1 WHERE id = 1`); err != nil {
 		return err
 	}
@@ -365,11 +374,12 @@ func (c *chunk) putArtists(lines []line) error {
 		}
 		rows = append(rows, []any{l.id, l.Name, key, sortKey(cmp.Or(l.SortName, l.Name)), l.Popularity, l.hash, c.now})
 		c.artists.add(l.id)
+		c.locked.add(l.id)
 		c.artistLines++
 	}
 	return c.rows(`INSERT INTO artists (id, name, name_key, sort_key, popularity, import_hash, updated_at) VALUES `, "?,?,?,?,?,?,?",
 		` ON CONFLICT (id) DO UPDATE SET name = excluded.name, name_key = excluded.name_key, sort_key = excluded.sort_key, import_hash = excluded.import_hash,
-		popularity = CASE WHEN excluded.popularity = 0 THEN artists.popularity ELSE excluded.popularity END`, rows)
+		updated_at = excluded.updated_at, popularity = CASE WHEN excluded.popularity = 0 THEN artists.popularity ELSE excluded.popularity END`, rows)
 }
 
 // findArtists looks up all artists that albums and tracks name, and makes those named by name only.
@@ -405,6 +415,7 @@ func (c *chunk) putAlbums(lines []line) error {
 		rows = append(rows, []any{l.id, l.Title, sortKey(l.Title), l.kind, p[0].id, l.Date, l.upc, l.Popularity, l.availableIn, l.hash, c.now, c.now})
 		parts[l.id] = p
 		c.albums.add(l.id)
+		c.locked.add(l.id)
 		c.albumLines++
 	}
 	if err := c.rows(`INSERT INTO albums (id, title, sort_key, type, artist_id, date, upc, popularity, available_in, import_hash, created_at, updated_at, art_version, curated) VALUES `,

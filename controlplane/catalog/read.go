@@ -68,17 +68,22 @@ func each(ctx context.Context, q querier, text string, ids []string, row func(*s
 }
 
 func query(ctx context.Context, q querier, text string, args []any, row func(*sql.Rows) error) error {
-	rows, err := q.QueryContext(ctx, text, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := row(rows); err != nil {
+	return rowsOf(q.QueryContext(ctx, text, args...))(row)
+}
+
+func rowsOf(rows *sql.Rows, err error) func(row func(*sql.Rows) error) error {
+	return func(row func(*sql.Rows) error) error {
+		if err != nil {
 			return err
 		}
+		defer rows.Close()
+		for rows.Next() {
+			if err := row(rows); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
 	}
-	return rows.Err()
 }
 
 // names are what artists and albums of some rows are called.

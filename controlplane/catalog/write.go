@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -20,11 +21,13 @@ import (
 // what follows from the rows (counts, an album's genres, the genres' pages), and emit tells. What follows is always made
 // from the rows anew, never by adding to what was there; only the counts of genres, whose rows are too many, are.
 type write struct {
-	ctx context.Context
-	tx  *sql.Tx
-	now int64
+	ctx      context.Context
+	tx       *sql.Tx
+	embedded bool // SQLite
+	now      int64
 
-	stmts                   map[string]*sql.Stmt
+	stmts                   map[string]*sql.Stmt // of SQLite
+	locked                  set                  // artists and albums whose rows this transaction has written, and that say so
 	tracks, albums, artists set
 	fresh                   map[string]genred // tracks that are new: there is nothing old about them to look for
 	settled                 bool
@@ -49,8 +52,9 @@ func (s set) add(ids ...string) {
 // list is in order: two writers that lock the same rows do it in the same order, mostly.
 func (s set) list() []string { return slices.Sorted(maps.Keys(s)) }
 
-func newWrite(ctx context.Context, tx *sql.Tx) *write {
-	return &write{ctx, tx, store.Micros(time.Now()), map[string]*sql.Stmt{}, set{}, set{}, set{}, map[string]genred{}, false}
+func (s *Service) newWrite(ctx context.Context, tx *sql.Tx) *write {
+	return &write{ctx: ctx, tx: tx, embedded: s.db.Embedded, now: store.Micros(time.Now()), stmts: map[string]*sql.Stmt{}, locked: set{}, tracks: set{}, albums: set{}, artists: set{},
+		fresh: map[string]genred{}}
 }
 
 func (w *write) exec(text string, args ...any) error {
@@ -58,45 +62,99 @@ func (w *write) exec(text string, args ...any) error {
 	return err
 }
 
-// query calls row for every row over ids; see each.
+// A statement takes very many values at once: on PostgreSQL as arrays, one parameter each, so that a text is parsed and
+// planned once for all. SQLite has no arrays; it takes as many parameters without names (it looks for a name by walking a
+// list, which for thousands of $1, $2, … is all it does).
+const (
+	manyValues = 1024    // parameters of a statement on SQLite
+	manyIDs    = 1 << 14 // of an array
+)
+
+// query calls row for every row over ids. Its text has one "IN %s".
 func (w *write) query(text string, ids []string, row func(*sql.Rows) error) error {
-	return each(w.ctx, w.tx, text, ids, row)
+	return w.lists(text, ids, nil, func(text string, args []any) error {
+		if !w.embedded {
+			return query(w.ctx, w.tx, text, args, row)
+		}
+		stmt, err := w.prepare(text)
+		if err != nil {
+			return err
+		}
+		return rowsOf(stmt.QueryContext(w.ctx, args...))(row)
+	})
 }
 
-// over runs a statement over ids, some at a time. Its text has one %s for the IN list; args come after the ids.
+// over runs a statement over ids, some at a time. Its text has one "IN %s"; the parameters before it are args.
 func (w *write) over(text string, ids []string, args ...any) error {
-	for some := range slices.Chunk(ids, inMost) {
-		in, list := anyOf(1+len(args), some)
-		if err := w.exec(strings.Replace(text, "%s", in, 1), append(slices.Clone(args), list...)...); err != nil {
+	return w.lists(text, ids, args, w.run)
+}
+
+func (w *write) lists(text string, ids []string, args []any, run func(text string, args []any) error) error {
+	most := manyValues
+	if !w.embedded {
+		most = manyIDs
+	}
+	for some := range slices.Chunk(ids, most) {
+		in, list := "= ANY($"+strconv.Itoa(len(args)+1)+")", []any{some}
+		if w.embedded {
+			// A power of two, so that few texts are prepared.
+			n := 1
+			for n < len(some) {
+				n *= 2
+			}
+			in, list = "IN (?"+strings.Repeat(",?", n-1)+")", make([]any, n)
+			for i := range list {
+				list[i] = some[min(i, len(some)-1)]
+			}
+		}
+		if err := run(strings.Replace(text, "IN %s", in, 1), append(slices.Clone(args), list...)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// rows runs a statement that takes many rows: head + VALUES lists + tail. marks is one row: "?", or "?::TYPE" for a cast,
-// is a parameter, and anything else is as it is. Rows go in powers of two, so that few texts are prepared however many
-// there are, and with few parameters; see inMost.
-func (w *write) rows(head, marks, tail string, rows [][]any) error {
-	n := 64
-	for len(rows) > 0 {
-		for n > 1 && (n > len(rows) || n*len(rows[0]) > inMost) {
-			n /= 2
-		}
-		text := head + "\x00" + marks + "\x00" + tail + strconv.Itoa(n)
-		stmt := w.stmts[text]
-		if stmt == nil {
-			var err error
-			if stmt, err = w.tx.PrepareContext(w.ctx, head+valuesList(marks, n)+tail); err != nil {
-				return err
-			}
+// run is exec with a statement that SQLite prepares once in a transaction; pgx does so by itself.
+func (w *write) run(text string, args []any) error {
+	if !w.embedded {
+		return w.exec(text, args...)
+	}
+	stmt, err := w.prepare(text)
+	if err == nil {
+		_, err = stmt.ExecContext(w.ctx, args...)
+	}
+	return err
+}
+
+func (w *write) prepare(text string) (stmt *sql.Stmt, err error) {
+	if stmt = w.stmts[text]; stmt == nil {
+		if stmt, err = w.tx.PrepareContext(w.ctx, text); err == nil {
 			w.stmts[text] = stmt // closed with the transaction
+		}
+	}
+	return stmt, err
+}
+
+// rows runs a statement that takes many rows: head, which ends with "VALUES ", the rows, and tail. marks is one row: "?",
+// or "?::TYPE" for a cast, is a parameter, and anything else is as it is. A column has values of one Go type.
+func (w *write) rows(head, marks, tail string, rows [][]any) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	if !w.embedded {
+		text, args := arrays(marks, rows)
+		return w.exec(strings.TrimSuffix(head, "VALUES ")+text+tail, args...)
+	}
+	n := 64 // and then powers of two
+	for len(rows) > 0 {
+		for n > 1 && (n > len(rows) || n*len(rows[0]) > manyValues) {
+			n /= 2
 		}
 		args := make([]any, 0, n*len(rows[0]))
 		for _, r := range rows[:n] {
 			args = append(args, r...)
 		}
-		if _, err := stmt.ExecContext(w.ctx, args...); err != nil {
+		if err := w.run(head+valuesList(marks, n)+tail, args); err != nil {
 			return err
 		}
 		rows = rows[n:]
@@ -104,39 +162,66 @@ func (w *write) rows(head, marks, tail string, rows [][]any) error {
 	return nil
 }
 
+// valuesList is n rows for SQLite.
 func valuesList(marks string, n int) string {
 	parts := strings.Split(marks, ",")
-	var b strings.Builder
-	at := 0
-	for i := range n {
-		if i > 0 {
-			b.WriteByte(',')
+	for i, p := range parts {
+		if _, cast, ok := strings.Cut(p, "::"); ok {
+			parts[i] = "CAST(? AS " + cast + ")"
 		}
-		for j, p := range parts {
-			b.WriteString(map[bool]string{true: "(", false: ","}[j == 0])
-			if p[0] != '?' {
-				b.WriteString(p)
-				continue
-			}
-			at++
-			if _, cast, ok := strings.Cut(p, "::"); ok {
-				b.WriteString("CAST($" + strconv.Itoa(at) + " AS " + cast + ")")
-			} else {
-				b.WriteString("$" + strconv.Itoa(at))
-			}
-		}
-		b.WriteByte(')')
 	}
-	return b.String()
+	row := "(" + strings.Join(parts, ",") + ")"
+	return row + strings.Repeat(","+row, n-1)
+}
+
+// arrays is rows for PostgreSQL: an array of each column. The columns are called as those of a VALUES list are.
+func arrays(marks string, rows [][]any) (string, []any) {
+	var list, from, names []string
+	var args []any
+	for i, p := range strings.Split(marks, ",") {
+		if p[0] != '?' {
+			list = append(list, p)
+			continue
+		}
+		j := len(args)
+		kind := ""
+		switch rows[0][j].(type) {
+		case string:
+			kind, args = "TEXT", append(args, column[string](rows, j))
+		case int:
+			kind, args = "BIGINT", append(args, column[int](rows, j))
+		case int64:
+			kind, args = "BIGINT", append(args, column[int64](rows, j))
+		case float64:
+			kind, args = "DOUBLE PRECISION", append(args, column[float64](rows, j))
+		default:
+			panic(fmt.Sprintf("bug: a row with a %T", rows[0][j]))
+		}
+		name := "column" + strconv.Itoa(i+1)
+		list, names, from = append(list, name), append(names, name), append(from, "CAST($"+strconv.Itoa(j+1)+" AS "+kind+"[])")
+	}
+	return "SELECT " + strings.Join(list, ",") + " FROM unnest(" + strings.Join(from, ",") + ") AS u(" + strings.Join(names, ",") + ")", args
+}
+
+func column[T any](rows [][]any, j int) []T {
+	out := make([]T, len(rows))
+	for i, r := range rows {
+		out[i] = r[j].(T)
+	}
+	return out
 }
 
 // lock takes the rows of albums and artists, which also puts writers of one album in a line: the counts that settle
 // makes see what the one before committed.
 func (w *write) lock() error {
-	if err := w.over(`UPDATE albums SET updated_at = $1 WHERE id IN %s`, w.albums.list(), w.now); err != nil {
+	if err := w.over(`UPDATE albums SET updated_at = $1 WHERE id IN %s`, w.unlocked(w.albums.list()), w.now); err != nil {
 		return err
 	}
-	return w.over(`UPDATE artists SET updated_at = $1 WHERE id IN %s`, w.artists.list(), w.now)
+	return w.over(`UPDATE artists SET updated_at = $1 WHERE id IN %s`, w.unlocked(w.artists.list()), w.now)
+}
+
+func (w *write) unlocked(ids []string) []string {
+	return slices.DeleteFunc(ids, func(id string) bool { _, ok := w.locked[id]; return ok })
 }
 
 func (w *write) settle() error {
@@ -416,9 +501,10 @@ func (w *write) byID(ids []string) (map[string]string, error) {
 	ids = slices.Sorted(slices.Values(ids))
 	ids = slices.Compact(ids)
 	out := map[string]string{}
-	if err := w.over(`UPDATE artists SET updated_at = $1 WHERE id IN %s`, ids, w.now); err != nil {
+	if err := w.over(`UPDATE artists SET updated_at = $1 WHERE id IN %s`, w.unlocked(slices.Clone(ids)), w.now); err != nil {
 		return nil, err
 	}
+	w.locked.add(ids...)
 	err := w.query(`SELECT id, merged_into FROM artists WHERE id IN %s`, ids, func(r *sql.Rows) error {
 		var id, into string
 		err := r.Scan(&id, &into)

@@ -22,7 +22,6 @@ import (
 // The catalogue of the benchmarks: made up, the same at every run. Words are syllables, used as often as words are
 // (Zipf); one artist in ten is known, one track in a hundred.
 var benchTracks = flag.Int("tracks", 100_000, "tracks in the benchmarks' catalogue; there are a tenth as many artists and a sixth as many albums")
-var benchShards = flag.Int("shards", 1, "shards of the benchmarks' index")
 
 type catalogue struct {
 	tracks  int
@@ -123,7 +122,7 @@ var benchIndex = sync.OnceValues(func() (*search.Index, string) {
 	if err != nil {
 		panic(err)
 	}
-	x, err := search.Open(search.Config{Dir: dir, Shards: *benchShards, Sources: newCatalogue(*benchTracks).sources(), CacheBytes: -1})
+	x, err := search.Open(search.Config{Dir: dir, Sources: newCatalogue(*benchTracks).sources(), CacheBytes: -1})
 	if err != nil {
 		panic(err)
 	}
@@ -142,7 +141,13 @@ var benchIndex = sync.OnceValues(func() (*search.Index, string) {
 	for _, k := range s.Documents {
 		n += k
 	}
-	fmt.Printf("%d documents %v in %s: %.0f a second; %s of CPU: %.0f a second of a core; %d MB on disk, %d MB of heap\n", n, s.Documents, dur.Round(time.Millisecond), float64(n)/dur.Seconds(), worked.Round(time.Millisecond), float64(n)/worked.Seconds(), s.Bytes>>20, (int64(after.HeapAlloc)-int64(before.HeapAlloc))>>20)
+	defer func() { fmt.Println("after the build:", memory()) }()
+	making := cpu()
+	for _, source := range newCatalogue(*benchTracks).sources() {
+		_ = source.Each(context.Background(), func(search.Doc) error { return nil })
+	}
+	making = cpu() - making
+	fmt.Printf("%d documents %v in %s: %.0f a second; %s of CPU, %s of it to make them up: %.0f a second of a core without that; %d MB on disk, %d MB of heap\n", n, s.Documents, dur.Round(time.Millisecond), float64(n)/dur.Seconds(), worked.Round(time.Millisecond), making.Round(time.Millisecond), float64(n)/(worked-making).Seconds(), s.Bytes>>20, (int64(after.HeapAlloc)-int64(before.HeapAlloc))>>20)
 	return x, dir
 })
 
@@ -154,6 +159,7 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	if benchMade {
 		x, dir := benchIndex()
+		fmt.Println("after all queries:", memory())
 		_ = x.Close()
 		os.RemoveAll(dir)
 	}
@@ -167,6 +173,22 @@ func cpu() time.Duration {
 		panic(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// memory is what the process takes, and what of it are pages of the index's files, which the kernel may take back.
+func memory() string {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return err.Error()
+	}
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && slices.Contains([]string{"VmHWM:", "VmRSS:", "RssAnon:", "RssFile:"}, f[0]) {
+			kb, _ := strconv.Atoi(f[1])
+			out = append(out, fmt.Sprintf("%s %d MB", f[0], kb>>10))
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 var benchMade bool
@@ -190,7 +212,9 @@ func queries(class string, c *catalogue, n int) (out []string) {
 			w = cut(w, 3)
 		case "prefix5":
 			w = cut(w, 5)
-		case "word":
+		case "word", "tracks only", "with filters", "deep page":
+		case "title":
+			w = c.title(r, z)
 		case "two words":
 			w = w + " " + w2
 		case "artist and title":
@@ -211,7 +235,17 @@ func queries(class string, c *catalogue, n int) (out []string) {
 	return out
 }
 
-var classes = []string{"prefix1", "prefix2", "prefix3", "prefix5", "word", "two words", "artist and title", "typo", "two typos", "middle", "miss"}
+var classes = []string{"prefix1", "prefix2", "prefix3", "prefix5", "word", "tracks only", "with filters", "deep page", "title", "two words", "artist and title", "typo", "two typos", "middle", "miss", "mix"}
+
+// mix is what listeners do, about: most queries are of somebody who is still typing.
+func mix(c *catalogue, n int) (out []string) {
+	for class, share := range map[string]int{"prefix1": 8, "prefix2": 10, "prefix3": 14, "prefix5": 20, "word": 12, "title": 8, "two words": 8, "artist and title": 8, "typo": 6, "two typos": 2, "middle": 2, "miss": 2} {
+		out = append(out, queries(class, c, n*share/100)...)
+	}
+	slices.Sort(out)
+	rand.New(rand.NewPCG(8, 8)).Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	return out
+}
 
 // BenchmarkFind is one query at a time, with no cache of answers, each of all kinds with 20 hits; p99 of a class beside its
 // mean.
@@ -222,11 +256,36 @@ func BenchmarkFind(b *testing.B) {
 	for _, class := range classes {
 		b.Run(class, func(b *testing.B) {
 			list := queries(class, c, 2000)
+			if class == "mix" {
+				list = mix(c, 5000)
+			}
+			deep := map[string]string{} // the cursor of the fifth page
+			for _, text := range list {
+				for range 4 {
+					if _, ok := deep[text]; class != "deep page" || ok && deep[text] == "" {
+						break
+					}
+					r, err := x.Find(b.Context(), search.Query{Text: text, Kinds: []string{"track"}, Cursor: deep[text]})
+					if err != nil {
+						b.Fatal(err)
+					}
+					deep[text] = r.Lists["track"].Next
+				}
+			}
 			var times []time.Duration
 			i, hits, worked := 0, 0, cpu()
 			for b.Loop() {
 				begun := time.Now()
-				r, err := x.Find(b.Context(), search.Query{Text: list[i%len(list)]})
+				q := search.Query{Text: list[i%len(list)]}
+				switch class {
+				case "tracks only":
+					q.Kinds = []string{"track"}
+				case "with filters":
+					q.Kinds, q.Genre, q.YearFrom, q.YearTo = []string{"track"}, "Jazz", 1980, 1999
+				case "deep page":
+					q.Kinds, q.Cursor = []string{"track"}, deep[q.Text]
+				}
+				r, err := x.Find(b.Context(), q)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -105,7 +105,7 @@ func child(dir string) {
 		if err != nil {
 			return err
 		}
-		x, err := search.Open(search.Config{Dir: filepath.Join(dir, "search"), Shards: 2, Sources: []search.Source{j.source()}})
+		x, err := search.Open(search.Config{Dir: filepath.Join(dir, "search"), Sources: []search.Source{j.source()}})
 		if err != nil {
 			return err
 		}
@@ -168,7 +168,7 @@ func TestKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer j.file.Close()
-			x, err := search.Open(search.Config{Dir: filepath.Join(dir, "search"), Shards: 2, Sources: []search.Source{j.source()}})
+			x, err := search.Open(search.Config{Dir: filepath.Join(dir, "search"), Sources: []search.Source{j.source()}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -218,9 +218,9 @@ func same(t *testing.T, x *search.Index, tables ...*table) {
 // Random changes by several writers while the index is rebuilt again and again: it ends as the tables are, and a document
 // that never changes is found all the time.
 func TestRandomChanges(t *testing.T) {
-	for _, shards := range []int{1, 2} {
+	for _, steps := range []int{1, 2} {
 		tracks, artists := newTable("track", search.Doc{ID: "fixed", Name: "Lighthouse"}), newTable("artist")
-		x := built(t, shards, tracks, artists)
+		x := built(t, steps, tracks, artists)
 		ctx, stop := context.WithCancel(t.Context())
 		var readers, writers sync.WaitGroup
 		readers.Go(func() {
@@ -237,7 +237,7 @@ func TestRandomChanges(t *testing.T) {
 		readers.Go(func() { _ = x.Run(ctx) })
 		for w := range 3 {
 			writers.Go(func() {
-				r := rand.New(rand.NewPCG(uint64(w), uint64(shards)))
+				r := rand.New(rand.NewPCG(uint64(w), uint64(steps)))
 				for range 8 {
 					for _, table := range []*table{tracks, artists} {
 						var ids []string
@@ -295,11 +295,11 @@ func TestMend(t *testing.T) {
 	same(t, x, tracks, artists)
 }
 
-// An index survives its process; one of other shards or kinds, and a damaged one, is made again.
+// An index survives its process; one of other kinds, and a damaged one, is made again.
 func TestReopened(t *testing.T) {
 	dir := t.TempDir()
 	tables := world()
-	x := open(t, dir, 2, tables...)
+	x := open(t, dir, tables...)
 	if !x.Building() {
 		t.Error("an empty index is not being built")
 	}
@@ -312,32 +312,40 @@ func TestReopened(t *testing.T) {
 	if r := find(t, x, search.Query{Text: "yesterday"}); r.Building || len(r.Lists["track"].Hits) != 3 {
 		t.Errorf("%+v", r)
 	}
-	reopen := func(shards int, building bool, tables ...*table) {
+	reopen := func(building bool, tables ...*table) {
 		t.Helper()
 		if err := x.Close(); err != nil {
 			t.Fatal(err)
 		}
-		x = open(t, dir, shards, tables...)
+		x = open(t, dir, tables...)
 		if x.Building() != building {
 			t.Errorf("building %t, want %t", x.Building(), building)
 		}
 	}
-	reopen(2, false, tables...)
+	reopen(false, tables...)
 	same(t, x, tables...)
-	reopen(2, true, tables[:3]...)
+	reopen(true, tables[:3]...)
 	if err := x.Rebuild(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	reopen(1, true, tables...)
+	reopen(true, tables...)
 	if err := x.Rebuild(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// Changes are there again, and none of what was replaced.
+	tables[0].put(search.Doc{ID: "help", Name: "Help Yourself"})
+	tables[0].remove("lodz")
+	if err := x.Apply(t.Context(), "track", "help", "lodz"); err != nil {
+		t.Fatal(err)
+	}
+	reopen(false, tables...)
+	same(t, x, tables...)
 	damage := func(pattern string, how func(path string) error) {
 		t.Helper()
 		if err := x.Close(); err != nil {
 			t.Fatal(err)
 		}
-		files, err := filepath.Glob(filepath.Join(dir, "v*", "shard-0", pattern))
+		files, err := filepath.Glob(filepath.Join(dir, "v*", pattern))
 		if err != nil || len(files) == 0 {
 			t.Fatal(files, err)
 		}
@@ -346,7 +354,7 @@ func TestReopened(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		x = open(t, dir, 1, tables...)
+		x = open(t, dir, tables...)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- x.Run(ctx) }()
@@ -363,9 +371,9 @@ func TestReopened(t *testing.T) {
 		}
 		same(t, x, tables...)
 	}
-	damage("*.zap", func(f string) error { return os.Truncate(f, 100) })
-	damage("*.zap", os.Remove)
-	damage("*.zap", func(f string) error { // one bit in the middle
+	damage("*.seg", func(f string) error { return os.Truncate(f, 100) })
+	damage("*.seg", os.Remove)
+	damage("*.seg", func(f string) error { // one bit in the middle
 		b, err := os.ReadFile(f)
 		if err != nil {
 			return err
@@ -373,8 +381,8 @@ func TestReopened(t *testing.T) {
 		b[len(b)/3] ^= 4
 		return os.WriteFile(f, b, 0o600)
 	})
-	damage("root.bolt", func(f string) error { return os.WriteFile(f, []byte("not a database"), 0o600) })
-	damage("root.bolt", os.Remove)
+	damage("segments.json", func(f string) error { return os.WriteFile(f, []byte("not a list"), 0o600) })
+	damage("segments.json", os.Remove)
 	if err := x.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
+	"hash/crc32"
 	"math"
 	"slices"
 	"strconv"
@@ -12,9 +12,6 @@ import (
 	"unicode/utf8"
 
 	"segue/media"
-
-	"github.com/blevesearch/bleve/v2/document"
-	index "github.com/blevesearch/bleve_index_api"
 )
 
 // Doc is one thing that can be found.
@@ -33,31 +30,12 @@ type Doc struct {
 // Text is a searchable text and the name that highlights call it by.
 type Text struct{ Field, Text string }
 
-// Fields of the index. Their names are short since every segment holds them; a posting is a document number and no more.
-const (
-	fieldExact   = "x" // the whole name, and behind shortKey its first signs
-	fieldName    = "n" // words of the name
-	fieldWords   = "w" // words of the name and of everything else
-	fieldNamePre = "q" // beginnings of the name's words, up to shortPrefix signs
-	fieldPre     = "p" // beginnings of all words
-	fieldRank    = "r" // kind and popularity, one term per document: rankTerm
-	fieldFilter  = "f" // genre, year, artist id
-	fieldStored  = "s" // what comes out
-)
-
-// shortPrefix: beginnings up to so many signs have postings of their own, since thousands of words share them; longer
-// ones are looked up in the dictionary.
+// shortPrefix: beginnings up to so many signs have lists of their own, since thousands of words share them; longer ones
+// are ranges of the dictionary.
 const shortPrefix = 3
 
-const shortKey = "\x01"
-
-// rankTerm sorts by kind and popularity. The number is the upper half of a float32, which sorts as the float does: a
+// level is the popularity as segments keep it. It is the upper half of a float32, which sorts as the float does: a
 // resolution of 0.4 %, on any scale.
-func rankTerm(kind byte, popularity float64) string {
-	l := level(popularity)
-	return string([]byte{kind, byte(l >> 8), byte(l)})
-}
-
 func level(popularity float64) uint16 {
 	if !(popularity > 0) {
 		return 0
@@ -67,44 +45,41 @@ func level(popularity float64) uint16 {
 
 func popularity(level uint16) float64 { return float64(math.Float32frombits(uint32(level) << 15)) }
 
-// hash tells whether two docs are the same to a searcher.
-func (d Doc) hash() uint64 {
-	h := fnv.New64a()
-	add := func(s string) { fmt.Fprintf(h, "%d:%s", len(s), s) }
-	add(generation)
-	add(d.Kind)
-	add(d.ID)
-	add(d.Name)
-	for _, t := range d.Also {
-		add(t.Field)
-		add(t.Text)
+// appendStored is the form on disk: a hash of all that a searcher can see, then strings with their lengths.
+func (d Doc) appendStored(to []byte) []byte {
+	str := func(s string) {
+		to = binary.AppendUvarint(to, uint64(len(s)))
+		to = append(to, s...)
 	}
-	add(strconv.Itoa(int(level(d.Popularity))) + " " + strconv.Itoa(d.Year))
+	from := len(to)
+	to = append(to, make([]byte, 8)...)
+	str(d.Name)
+	to = binary.AppendUvarint(to, uint64(len(d.Also)))
+	for _, t := range d.Also {
+		str(t.Field)
+		str(t.Text)
+	}
+	to = append(to, d.Source...)
+	end := len(to)
+	// The rest is hashed only. Two checksums are no worse than one of their length, and the processor makes them.
+	str(d.Kind)
+	str(d.ID)
+	to = binary.AppendUvarint(to, uint64(level(d.Popularity)))
+	to = binary.AppendVarint(to, int64(d.Year))
 	for _, list := range [][]string{d.Genres, d.Artists} {
-		add(strconv.Itoa(len(list)))
+		to = binary.AppendUvarint(to, uint64(len(list)))
 		for _, s := range list {
-			add(s)
+			str(s)
 		}
 	}
-	add(string(d.Source))
-	return h.Sum64()
+	body := to[from+8:]
+	binary.LittleEndian.PutUint32(to[from:], crc32.Checksum(body, castagnoli))
+	binary.LittleEndian.PutUint32(to[from+4:], crc32.ChecksumIEEE(body))
+	return to[:end]
 }
 
-// stored is the form on disk: hash, then strings with their lengths.
-func (d Doc) stored() []byte {
-	b := binary.LittleEndian.AppendUint64(make([]byte, 0, len(d.Source)+len(d.Name)+128), d.hash())
-	add := func(s string) {
-		b = binary.AppendUvarint(b, uint64(len(s)))
-		b = append(b, s...)
-	}
-	add(d.Name)
-	b = binary.AppendUvarint(b, uint64(len(d.Also)))
-	for _, t := range d.Also {
-		add(t.Field)
-		add(t.Text)
-	}
-	return append(b, d.Source...)
-}
+// hash tells whether two docs are the same to a searcher.
+func (d Doc) hash() uint64 { return binary.LittleEndian.Uint64(d.appendStored(nil)) }
 
 // readStored is the way back; Source shares b.
 func readStored(b []byte) (d Doc, hash uint64, err error) {
@@ -140,90 +115,44 @@ func readStored(b []byte) (d Doc, hash uint64, err error) {
 	return d, hash, err
 }
 
-// key names a document in the index.
+// key names a document among all kinds.
 func key(kind, id string) string { return kind + "/" + id }
 
-// entry is a Doc on its way into a segment. Terms are made by the analysis workers of scorch, not by the caller.
-type entry struct {
-	doc    Doc
-	kind   byte
-	fields []index.Field
-}
-
-func newEntry(d Doc, kind byte) *entry {
-	e := &entry{doc: d, kind: kind}
-	e.fields = []index.Field{&terms{name: fieldRank, entry: e}}
-	for _, f := range fieldNames {
-		e.fields = append(e.fields, &terms{name: f})
-	}
-	return e
-}
-
-// analyze fills all fields; scorch calls it through the first one.
-func (e *entry) analyze() {
-	d := e.doc
-	set := func(field, size int) func(string) {
-		t := e.fields[1+field].(*terms)
-		t.freq = make(index.TokenFrequencies, size)
-		once := t.once()
-		return func(term string) { t.freq[term] = once }
-	}
-	e.fields[0].(*terms).freq = index.TokenFrequencies{rankTerm(e.kind, d.Popularity): e.fields[0].(*terms).once()}
+// terms gives the document's terms of the first four fields; one may come several times.
+func (d Doc) terms(add func(field int, term string)) {
 	chunks := split(d.Name)
-	exact := set(inExact, 5)
 	if k := exactKey(chunks); k != "" {
-		exact(k)
-		for n := 1; n <= shortPrefix; n++ {
-			exact(shortKey + begin(k, n))
-		}
+		add(inExact, k)
 		if rest, ok := strings.CutPrefix(k, "the "); ok {
-			exact(rest)
+			add(inExact, rest)
 		}
 	}
-	n := 2 * len(chunks)
-	name, namePre := set(inName, n), set(inNamePre, 2*n)
-	also := make([][]chunk, len(d.Also))
-	for i, t := range d.Also {
-		also[i] = split(t.Text)
-		n += 2 * len(also[i])
+	words(chunks, func(w string) {
+		add(inName, w)
+		add(inWords, w)
+	})
+	for _, t := range d.Also {
+		words(split(t.Text), func(w string) { add(inWords, w) })
 	}
-	all, pre := set(inWords, n), set(inPre, 2*n)
-	addTerms(chunks, name, namePre)
-	addTerms(chunks, all, pre)
-	for _, c := range also {
-		addTerms(c, all, pre)
-	}
-	filter := set(inFilter, len(d.Genres)+len(d.Artists)+1)
 	for _, g := range d.Genres {
-		filter(genreTerm(g))
+		add(inFilter, genreTerm(g))
 	}
 	if d.Year != 0 {
-		filter(yearTerm(d.Year))
+		add(inFilter, yearTerm(d.Year))
 	}
 	for _, a := range d.Artists {
-		filter(artistTerm(a))
+		add(inFilter, artistTerm(a))
 	}
 }
 
-// addTerms gives the words of a text, and their short beginnings.
-func addTerms(chunks []chunk, word, pre func(string)) {
-	begins := func(t string) {
-		for n := 1; n <= shortPrefix; n++ {
-			b := begin(t, n)
-			if pre(b); len(b) == len(t) {
-				break
-			}
-		}
-	}
+// words of a text.
+func words(chunks []chunk, word func(string)) {
 	for _, c := range chunks {
 		if c.whole.text != "" {
 			word(c.whole.text)
-			begins(c.whole.text)
 		}
 		for _, p := range c.parts {
-			if word(p.text); p.kind == plain {
-				begins(p.text)
-			}
+			word(p.text)
 		}
 	}
 }
@@ -232,64 +161,13 @@ func genreTerm(g string) string {
 	k := exactKey(split(g))
 	return "g" + k
 }
-func yearTerm(y int) string      { return fmt.Sprintf("y%05d", y) }
+func yearTerm(y int) string {
+	s := strconv.Itoa(y)
+	return "y00000"[:max(1, 6-len(s))] + s
+}
 func artistTerm(a string) string { return "a" + a }
 
-// The methods below are index.Document.
-func (e *entry) ID() string { return key(e.doc.Kind, e.doc.ID) }
-func (e *entry) Size() int  { return len(e.doc.Name) + len(e.doc.Source) + 1024 }
-func (e *entry) VisitFields(f index.FieldVisitor) {
-	for _, field := range e.fields {
-		f(field)
-	}
-}
-func (e *entry) VisitComposite(index.CompositeFieldVisitor) {}
-func (e *entry) HasComposite() bool                         { return false }
-func (e *entry) NumPlainTextBytes() uint64                  { return uint64(len(e.doc.Name)) }
-func (e *entry) StoredFieldsBytes() uint64                  { return uint64(len(e.doc.Source)) }
-func (e *entry) Indexed() bool                              { return false }
-func (e *entry) AddIDField() {
-	e.fields = append(e.fields, document.NewTextFieldCustom("_id", nil, []byte(e.ID()), index.IndexField|index.StoreField, nil),
-		document.NewTextFieldCustom(fieldStored, nil, e.doc.stored(), index.StoreField, nil))
-}
-
-// terms is one index.Field.
-type terms struct {
-	name  string
-	entry *entry // of the first field only
-	freq  index.TokenFrequencies
-}
-
-// Every term stands once, so that all share one of these two. Dense fields carry no frequency, which is a byte less a
-// posting; in the others it lets zap write a term of one document in one word.
-var never, once = func() (a, b *index.TokenFreq) {
-	a, b = &index.TokenFreq{}, &index.TokenFreq{}
-	b.SetFrequency(1)
-	return a, b
-}()
-
-func (t *terms) once() *index.TokenFreq {
-	if t.name == fieldPre || t.name == fieldNamePre || t.name == fieldRank {
-		return never
-	}
-	return once
-}
-
-func (t *terms) Analyze() {
-	if t.entry != nil {
-		t.entry.analyze()
-	}
-}
-func (t *terms) Name() string                                     { return t.name }
-func (t *terms) Value() []byte                                    { return nil }
-func (t *terms) ArrayPositions() []uint64                         { return nil }
-func (t *terms) EncodedFieldType() byte                           { return 't' }
-func (t *terms) Options() index.FieldIndexingOptions              { return index.IndexField }
-func (t *terms) AnalyzedLength() int                              { return 1 }
-func (t *terms) AnalyzedTokenFrequencies() index.TokenFrequencies { return t.freq }
-func (t *terms) NumPlainTextBytes() uint64                        { return 0 }
-
-// clean makes a document that any mouth can swallow: valid UTF-8, sorted lists.
+// clean makes a document that any mouth can swallow: short texts in valid UTF-8.
 func clean(d Doc) Doc {
 	d.Name = short(d.Name)
 	d.Also = slices.Clone(d.Also)
@@ -300,7 +178,7 @@ func clean(d Doc) Doc {
 }
 
 // maxText bounds each text of a document or query, in bytes: no name is longer, and nobody's is to cost more.
-const maxText = 2000
+const maxText = 1 << 20
 
 // short is the beginning of a text, in UTF-8.
 func short(text string) string {

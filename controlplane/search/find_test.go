@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -79,9 +80,9 @@ func (t *table) source() search.Source {
 		}}
 }
 
-func open(t testing.TB, dir string, shards int, tables ...*table) *search.Index {
+func open(t testing.TB, dir string, tables ...*table) *search.Index {
 	t.Helper()
-	c := search.Config{Dir: dir, Shards: shards}
+	c := search.Config{Dir: dir}
 	for _, s := range tables {
 		c.Sources = append(c.Sources, s.source())
 	}
@@ -92,9 +93,25 @@ func open(t testing.TB, dir string, shards int, tables ...*table) *search.Index 
 	return x
 }
 
-func built(t testing.TB, shards int, tables ...*table) *search.Index {
+// built is an index of the tables. Its documents came in so many steps: some with the build, the others as changes, so that
+// they are in several segments, and every other one had another name before.
+func built(t testing.TB, steps int, tables ...*table) *search.Index {
 	t.Helper()
-	x := open(t, t.TempDir(), shards, tables...)
+	later := map[*table][]search.Doc{}
+	for _, table := range tables {
+		for i, id := range slices.Sorted(maps.Keys(table.rows)) {
+			if d := table.rows[id]; steps > 1 && i%steps != 0 {
+				later[table] = append(later[table], d)
+				if i%2 == 0 {
+					d.Name = "Working Title"
+					table.rows[id] = d
+				} else {
+					table.remove(id)
+				}
+			}
+		}
+	}
+	x := open(t, t.TempDir(), tables...)
 	t.Cleanup(func() {
 		if err := x.Close(); err != nil {
 			t.Error(err)
@@ -102,6 +119,20 @@ func built(t testing.TB, shards int, tables ...*table) *search.Index {
 	})
 	if err := x.Rebuild(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	for _, table := range tables {
+		for i := range steps - 1 {
+			var ids []string
+			for j, d := range later[table] {
+				if j%(steps-1) == i {
+					table.put(d)
+					ids = append(ids, d.ID)
+				}
+			}
+			if err := x.Apply(t.Context(), table.kind, ids...); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	return x
 }
@@ -177,9 +208,9 @@ func hits(r search.Result, kind string) []string {
 }
 
 func TestFind(t *testing.T) {
-	for _, shards := range []int{1, 3} {
-		t.Run(fmt.Sprint(shards), func(t *testing.T) {
-			x := built(t, shards, world()...)
+	for _, steps := range []int{1, 3, 7} {
+		t.Run(fmt.Sprint(steps), func(t *testing.T) {
+			x := built(t, steps, world()...)
 			f := func(kind, text string, want ...string) {
 				t.Helper()
 				if got := hits(find(t, x, search.Query{Text: text}), kind); !slices.Equal(got, want) {

@@ -2,12 +2,10 @@ package search
 
 import (
 	"context"
-	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"hash/fnv"
-	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,298 +16,354 @@ import (
 	"time"
 
 	"segue/media"
-
-	"github.com/blevesearch/bleve/v2/index/scorch"
-	"github.com/blevesearch/bleve/v2/index/scorch/mergeplan"
-	index "github.com/blevesearch/bleve_index_api"
 )
 
-// analysis makes terms of documents, for all shards of the process.
-var analysis = sync.OnceValue(func() *index.AnalysisQueue { return index.NewAnalysisQueue(runtime.GOMAXPROCS(0)) })
-
-// genState is a generation's folder, open. It is safe for concurrent use, but what is written by whom, and in which
-// order, is Index's to know.
+// genState is a generation's folder, open: for each kind a list of segments, the oldest first. What changes is written as
+// a new segment, and hides what older ones have of the same ids; segments are merged before there are too many. It is safe
+// for concurrent use, but what is written by whom, and in which order, is Index's to know.
 type genState struct {
-	dir    string
-	kinds  []string
-	shards []*scorch.Scorch
+	dir   string
+	kinds []string
 
-	mu    sync.Mutex // guards refresh and the fields below
-	ranks map[segmentID]*ranks
-	view  atomic.Pointer[view]
+	mu       sync.Mutex        // guards the fields below
+	pieces   [][]*piece        // by kind
+	loose    map[*segment]bool // not surely on disk yet
+	complete bool              // filled to the end: the list of segments is on disk, and every change of it
+	stale    bool              // pieces are not those of view
+	next     int               // number of the next file
+
+	merging sync.Mutex // held by a merge of any size
+	view    atomic.Pointer[view]
 }
 
-type segmentID struct {
-	shard int
-	id    uint64
-}
+// listFile names the segments, for each kind in order. It is there when the generation was filled to the end.
+const listFile = "segments.json"
 
-// completeKey is in every shard of a generation that was filled to the end.
-var completeKey = []byte("complete")
-
-// openGeneration opens or makes the shards in dir. fresh: dir is made; else what is not whole there is media.ErrCorrupt.
-func openGeneration(dir string, shards int, kinds []string, fresh bool) (_ *genState, err error) {
-	g := &genState{dir: dir, kinds: kinds, ranks: map[segmentID]*ranks{}}
+// openGeneration opens or makes the one in dir. fresh: dir is new; else what is not whole there is media.ErrCorrupt.
+func openGeneration(dir string, kinds []string, fresh bool) (_ *genState, err error) {
+	g := &genState{dir: dir, kinds: kinds, pieces: make([][]*piece, len(kinds)), loose: map[*segment]bool{}, stale: true}
+	if fresh {
+		g.refresh()
+		return g, nil
+	}
 	defer func() {
 		if v := recover(); v != nil { // what damaged files do to their readers
 			err = fmt.Errorf("search index %s: %w: %v", dir, media.ErrCorrupt, v)
 		}
 		if err != nil {
-			g.closeShards()
+			_ = g.close()
 		}
 	}()
-	for i := range shards {
-		path := filepath.Join(dir, "shard-"+strconv.Itoa(i))
-		if fresh {
-			if err := os.MkdirAll(path, 0o755); err != nil {
+	b, err := os.ReadFile(filepath.Join(dir, listFile))
+	var lists map[string][]string
+	if err == nil {
+		err = json.Unmarshal(b, &lists)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("search index %s: %w: %w", dir, media.ErrCorrupt, err)
+	}
+	known := map[string]bool{listFile: true}
+	for k, kind := range kinds {
+		for _, name := range lists[kind] {
+			s, err := openSegment(filepath.Join(dir, filepath.Base(name)))
+			if err != nil {
+				return nil, err
+			}
+			known[name] = true
+			n, _ := strconv.Atoi(name[:max(0, len(name)-len(extension))])
+			g.next = max(g.next, n+1)
+			g.hide(k, s)
+			g.pieces[k] = append(g.pieces[k], &piece{segment: s})
+		}
+	}
+	g.complete = true
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("search index: %w", err)
+	}
+	for _, e := range entries { // what a kill left
+		if !known[e.Name()] {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
 				return nil, fmt.Errorf("search index: %w", err)
 			}
-		} else if _, err := os.Stat(filepath.Join(path, "root.bolt")); err != nil {
-			return nil, fmt.Errorf("search index %s: %w: %w", path, media.ErrCorrupt, err)
-		} else if err := whole(path); err != nil {
-			return nil, fmt.Errorf("search index %s: %w", path, err)
 		}
-		x, err := scorch.NewScorch(scorch.Name, map[string]any{
-			"path": path,
-			// Whoever needs a batch to be on disk waits for its callback: filling does not, so that small segments are merged
-			// in memory and written once.
-			"unsafe_batch": true,
-			"bolt_timeout": "2s",
-			// No nap of the persister: changes wait for the disk. Few and wide merges: a build ends with one merge of all
-			// (compact), and until the next one a query pays for at most this many small segments.
-			"scorchPersisterOptions": map[string]any{"PersisterNapTimeMSec": 0, "PersisterNapUnderNumFiles": 1000},
-			"scorchMergePlanOptions": map[string]any{"MaxSegmentsPerTier": 30, "MaxSegmentSize": 20_000_000, "TierGrowth": 10.0, "SegmentsPerMergeTask": 30, "FloorSegmentSize": 20_000, "ReclaimDeletesWeight": 2.0},
-		}, analysis())
-		if err != nil {
-			return nil, fmt.Errorf("search index %s: %w", path, err)
-		}
-		s := x.(*scorch.Scorch)
-		if err := s.Open(); err != nil {
-			return nil, fmt.Errorf("search index %s: %w: %w", path, media.ErrCorrupt, err)
-		}
-		g.shards = append(g.shards, s)
 	}
-	return g, g.refresh()
+	g.refresh()
+	return g, nil
 }
 
-// whole: scorch passes over a snapshot that it cannot read and opens an older one, or none. It is looked at before the
-// shard is opened to be written: loading a snapshot is for tools, and not safe beside scorch's own writers.
-func whole(path string) (err error) {
-	x, err := scorch.NewScorch(scorch.Name, map[string]any{"path": path, "read_only": true, "bolt_timeout": "2s"}, analysis())
-	if err != nil {
-		return err
-	}
-	s := x.(*scorch.Scorch)
-	if err := s.Open(); err != nil {
-		return fmt.Errorf("%w: %w", media.ErrCorrupt, err)
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	epochs, err := s.RootBoltSnapshotEpochs()
-	if err != nil {
-		return fmt.Errorf("%w: %w", media.ErrCorrupt, err)
-	}
-	r, err := s.Reader()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	done, err := r.GetInternal(completeKey)
-	if err != nil || done == nil {
-		return fmt.Errorf("%w: it was never filled to the end, or its newest part cannot be read", media.ErrCorrupt)
-	}
-	if len(epochs) == 0 {
-		return fmt.Errorf("%w: it has no snapshot", media.ErrCorrupt)
-	}
-	newest, err := s.LoadSnapshot(slices.Max(epochs))
-	if err != nil {
-		return fmt.Errorf("%w: its newest part: %w", media.ErrCorrupt, err)
-	}
-	_ = newest.Close() // counts down what was opened to look at it
-	return nil
+const extension = ".seg"
+
+// path is a new file's.
+func (g *genState) path() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.next++
+	return filepath.Join(g.dir, fmt.Sprintf("%08d", g.next)+extension)
 }
 
-// check reads all files and compares their checksums (zap ends each with a CRC-32 of the rest).
+// check reads all files and compares their checksums.
 func (g *genState) check(ctx context.Context) error {
-	files, err := filepath.Glob(filepath.Join(g.dir, "shard-*", "*.zap"))
-	if err != nil {
-		return err
+	v := g.acquire()
+	if v == nil {
+		return nil
 	}
-	for _, path := range files {
-		if err := checkFile(ctx, path); err != nil && !errors.Is(err, os.ErrNotExist) { // merged away meanwhile
-			return fmt.Errorf("search index: %s: %w", path, err)
+	defer v.release()
+	for _, list := range v.pieces {
+		for _, p := range list {
+			if err := p.check(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func checkFile(ctx context.Context, path string) error {
-	f, err := os.Open(path)
+// write puts docs of one kind and takes gone away (ids). With wait that is on disk when it returns, in a generation that
+// is complete; in both cases the next view has it. fresh: no older segment has any of them.
+func (g *genState) write(kind string, docs []Doc, gone []string, wait, fresh bool) (err error) {
+	defer func() {
+		if v := recover(); v != nil { // what damaged files do to their readers
+			err = fmt.Errorf("search index %s: %w: %v", g.dir, media.ErrCorrupt, v)
+		}
+	}()
+	k := slices.Index(g.kinds, kind)
+	if k < 0 {
+		return fmt.Errorf("bug: search document of kind %q", kind)
+	}
+	if len(docs)+len(gone) == 0 {
+		return nil
+	}
+	g.mu.Lock()
+	durable := wait && g.complete
+	g.mu.Unlock()
+	s, err := build(g.path(), docs, gone, durable)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return err
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !durable {
+		g.loose[s] = true
 	}
-	if st.Size() < 4 {
-		return media.ErrCorrupt
+	if !fresh {
+		g.hide(k, s)
 	}
-	sum := crc32.NewIEEE()
-	for left := st.Size() - 4; left > 0 && ctx.Err() == nil; {
-		n, err := io.CopyN(sum, f, min(left, 8<<20))
-		if left -= n; err != nil {
+	g.pieces[k] = append(g.pieces[k], &piece{segment: s})
+	g.stale = true
+	if durable {
+		return g.list()
+	}
+	return nil
+}
+
+// empty reports whether nothing was written yet.
+func (g *genState) empty() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !slices.ContainsFunc(g.pieces, func(list []*piece) bool { return len(list) > 0 })
+}
+
+// hide deletes what s replaces in the segments before it; mu is held.
+func (g *genState) hide(kind int, s *segment) {
+	for i, p := range g.pieces[kind] {
+		var docs []uint32
+		note := func(id []byte) {
+			if d, ok := p.lookup(id); ok && !p.deleted.Contains(d) {
+				docs = append(docs, d)
+			}
+		}
+		for d := range uint32(s.docs) {
+			note(s.id(d))
+		}
+		for j := range s.gone.len() {
+			note(s.gone.at(j))
+		}
+		if len(docs) > 0 {
+			g.pieces[kind][i] = p.without(docs)
+		}
+	}
+}
+
+// list writes listFile, and returns when it and all that it names is on disk; mu is held.
+func (g *genState) list() error {
+	for s := range g.loose {
+		if err := s.sync(); err != nil {
 			return err
 		}
 	}
-	var want [4]byte
-	if _, err := io.ReadFull(f, want[:]); err != nil {
-		return err
+	clear(g.loose)
+	lists := map[string][]string{}
+	for k, list := range g.pieces {
+		for _, p := range list {
+			lists[g.kinds[k]] = append(lists[g.kinds[k]], filepath.Base(p.path))
+		}
 	}
-	if ctx.Err() == nil && binary.BigEndian.Uint32(want[:]) != sum.Sum32() {
-		return media.ErrCorrupt
-	}
-	return ctx.Err()
+	return replaceFile(filepath.Join(g.dir, listFile), lists)
 }
 
-func (g *genState) shardOf(key string) int {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(key))
-	return int(h.Sum32() % uint32(len(g.shards)))
-}
-
-func (g *genState) kindByte(kind string) (byte, bool) {
-	i := slices.Index(g.kinds, kind)
-	return byte(i), i >= 0
-}
-
-// write puts docs and takes gone away (their keys). With wait it returns when that is on disk; in both cases the next
-// view has it.
-func (g *genState) write(ctx context.Context, docs []Doc, gone []string, wait bool) error {
-	batches := make([]*index.Batch, len(g.shards))
-	at := func(key string) *index.Batch {
-		i := g.shardOf(key)
-		if batches[i] == nil {
-			batches[i] = index.NewBatch()
-		}
-		return batches[i]
+// replaceFile writes v as JSON in one step, and returns when that is on disk.
+func replaceFile(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("bug: %w", err)
 	}
-	for _, k := range gone {
-		at(k).Delete(k)
+	tmp := path + ".new"
+	f, err := os.Create(tmp)
+	if err != nil {
+		return fmt.Errorf("search index: %w", err)
 	}
-	for _, d := range docs {
-		kind, ok := g.kindByte(d.Kind)
-		if !ok {
-			return fmt.Errorf("bug: search document of kind %q", d.Kind)
-		}
-		e := newEntry(clean(d), kind)
-		at(e.ID()).Update(e)
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
 	}
-	return g.run(ctx, batches, wait)
-}
-
-// run hands each shard its batch, all at once.
-func (g *genState) run(ctx context.Context, batches []*index.Batch, wait bool) error {
-	results := make(chan error, 2*len(batches))
-	n := 0
-	for i, b := range batches {
-		if b == nil {
-			continue
+	if err == nil {
+		var d *os.File
+		if d, err = os.Open(filepath.Dir(path)); err == nil {
+			err = errors.Join(d.Sync(), d.Close())
 		}
-		n++
-		if wait {
-			n++
-			b.SetPersistedCallback(func(err error) { results <- err })
-		}
-		go func() { results <- g.shards[i].Batch(b) }()
 	}
-	var err error
-	for range n {
-		select {
-		case e := <-results:
-			err = errors.Join(err, e)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if err != nil {
-			return fmt.Errorf("search index: write: %w", err)
-		}
+	if err != nil {
+		return fmt.Errorf("search index: %w", err)
 	}
 	return nil
 }
 
 // seal marks the generation as filled and returns when all of it is on disk.
-func (g *genState) seal(ctx context.Context) error {
-	batches := make([]*index.Batch, len(g.shards))
-	for i := range batches {
-		batches[i] = index.NewBatch()
-		batches[i].SetInternal(completeKey, []byte{1})
+func (g *genState) seal() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.list(); err != nil {
+		return err
 	}
-	return g.run(ctx, batches, true)
+	g.complete = true
+	return nil
 }
 
-// compact merges each shard into few segments: a query pays for every one.
+// compact merges the segments of each kind into one.
 func (g *genState) compact(ctx context.Context) error {
-	var wg sync.WaitGroup
-	errs := make([]error, len(g.shards))
-	for i, s := range g.shards {
-		wg.Go(func() {
-			o := mergeplan.SingleSegmentMergePlanOptions
-			o.MaxSegmentSize = 20_000_000
-			errs[i] = s.ForceMerge(ctx, &o)
-		})
+	g.merging.Lock()
+	defer g.merging.Unlock()
+	for k := range g.kinds {
+		if err := g.merge(ctx, k, func(list []*piece) int { return 0 }); err != nil {
+			return err
+		}
 	}
-	wg.Wait()
-	return errors.Join(errs...)
+	return nil
+}
+
+const (
+	fewSegments = 8      // of a kind are left alone: a query pays for each
+	smallMerge  = 20_000 // documents that a writer merges itself
+)
+
+// tidy merges segments of a complete generation where there are too many of a size, up to so many documents at once. When
+// another merge runs it does nothing.
+func (g *genState) tidy(ctx context.Context, most int) error {
+	g.mu.Lock()
+	complete := g.complete
+	g.mu.Unlock()
+	if !complete || !g.merging.TryLock() {
+		return nil
+	}
+	defer g.merging.Unlock()
+	for k := range g.kinds {
+		err := g.merge(ctx, k, func(list []*piece) int {
+			size := func(i int) int { return list[i].docs + list[i].gone.len() }
+			many := len(list) > fewSegments
+			from, sum := len(list), 0
+			for from > 0 && sum+size(from-1) <= most && (size(from-1) <= 2*sum || many && len(list)-from < 2) {
+				from--
+				sum += size(from)
+			}
+			if !many && (from > 0 || sum < smallMerge) {
+				return len(list) // a few may be as they are, unless the newer ones are half of all
+			}
+			return from
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// merge makes one segment of those that choose gives, which are the newest from some index on; merging is held. What is
+// written meanwhile comes after them.
+func (g *genState) merge(ctx context.Context, kind int, choose func([]*piece) int) error {
+	g.mu.Lock()
+	from := choose(g.pieces[kind])
+	in := slices.Clone(g.pieces[kind][from:])
+	durable := g.complete
+	for _, p := range in {
+		p.acquire()
+	}
+	g.mu.Unlock()
+	if len(in) < 2 {
+		for _, p := range in {
+			p.release()
+		}
+		return nil
+	}
+	defer func() {
+		for _, p := range in {
+			p.release()
+		}
+	}()
+	s, to, err := mergeSegments(ctx, g.path(), in, from == 0, durable)
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var deleted []uint32
+	for i := range in {
+		now := g.pieces[kind][from+i].deleted
+		if now.Bitmap == nil {
+			continue
+		}
+		for it := now.Iterator(); it.HasNext(); {
+			if d := to[i][it.Next()]; d != nowhere {
+				deleted = append(deleted, d)
+			}
+		}
+	}
+	merged := &piece{segment: s}
+	if len(deleted) > 0 {
+		merged = merged.without(deleted)
+	}
+	g.pieces[kind] = slices.Replace(g.pieces[kind], from, from+len(in), merged)
+	g.stale = true
+	if !durable || !g.complete {
+		g.loose[s] = true
+	}
+	if g.complete {
+		err = g.list()
+	}
+	for _, p := range in {
+		delete(g.loose, p.segment)
+		if err == nil {
+			p.outlive.Store(false)
+		}
+		p.release() // the list's
+	}
+	return err
 }
 
 // refresh makes what was written visible to the next query. It is cheap when nothing was.
-func (g *genState) refresh() error {
+func (g *genState) refresh() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	next := &view{}
-	next.refs.Store(1)
-	used := map[segmentID]*ranks{}
-	old := g.view.Load()
-	same := old != nil
-	n := 0
-	for i, s := range g.shards {
-		r, err := s.Reader()
-		if err != nil {
-			next.release()
-			return fmt.Errorf("search index: %w", err)
-		}
-		snapshot := r.(*scorch.IndexSnapshot)
-		next.snapshots = append(next.snapshots, snapshot)
-		same = same && old.snapshots[i] == snapshot
+	if !g.stale {
+		g.mu.Unlock()
+		return
 	}
-	if same {
-		next.release()
-		return nil
-	}
-	for i, snapshot := range next.snapshots {
-		for _, seg := range snapshot.Segments() {
-			id := segmentID{i, seg.Id()}
-			known := g.ranks[id]
-			if known == nil || known.docs != int(seg.Segment().Count()) {
-				var err error
-				if known, err = newRanks(seg.Segment(), len(g.kinds)); err != nil {
-					next.release()
-					return fmt.Errorf("search index: %w: %w", media.ErrCorrupt, err)
-				}
-			}
-			used[id] = known
-			next.segments = append(next.segments, newSegment(seg, known))
-			n += int(seg.Count())
-		}
-	}
-	next.finish(len(g.kinds), n)
-	g.ranks = used
-	g.view.Store(next)
+	old := g.view.Swap(newView(g.pieces))
+	g.stale = false
+	g.mu.Unlock()
 	if old != nil {
 		old.release()
 	}
-	return nil
 }
 
 // acquire returns the present view; release it.
@@ -328,7 +382,7 @@ func (g *genState) acquire() *view {
 
 // bytes is what the generation takes on disk.
 func (g *genState) bytes() (n int64) {
-	_ = filepath.WalkDir(g.dir, func(_ string, d os.DirEntry, err error) error {
+	_ = filepath.WalkDir(g.dir, func(_ string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			if i, err := d.Info(); err == nil {
 				n += i.Size()
@@ -341,25 +395,23 @@ func (g *genState) bytes() (n int64) {
 
 // close waits until no query uses the generation.
 func (g *genState) close() error {
+	g.merging.Lock()
+	defer g.merging.Unlock()
 	g.mu.Lock()
-	v := g.view.Swap(nil)
-	g.mu.Unlock()
-	if v != nil {
+	defer g.mu.Unlock()
+	if v := g.view.Swap(nil); v != nil {
 		v.release()
 		for v.refs.Load() > 0 {
 			time.Sleep(time.Millisecond)
 		}
 	}
-	return g.closeShards()
-}
-
-func (g *genState) closeShards() error {
-	var err error
-	for _, s := range g.shards {
-		err = errors.Join(err, s.Close())
+	for k, list := range g.pieces {
+		for _, p := range list {
+			p.release()
+		}
+		g.pieces[k] = nil
 	}
-	g.shards = nil
-	return err
+	return nil
 }
 
 // remove deletes the folder.

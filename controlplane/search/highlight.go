@@ -21,8 +21,11 @@ func (q question) ranges(text string) [][2]int {
 	for i, w := range q.parts {
 		had := len(out)
 		for _, loose := range []bool{false, true} {
+			if loose && !w.loose {
+				break
+			}
 			for _, s := range spans {
-				n, at, ok := covers(s, w, i == len(q.parts)-1, loose)
+				n, at, ok := covers(s, w.span, i == len(q.parts)-1, loose)
 				if !ok {
 					continue
 				}
@@ -78,37 +81,11 @@ func covers(s, w span, last, loose bool) (n, at int, ok bool) {
 	if most == 0 {
 		return 0, 0, false
 	}
-	if near([]rune(s.text), []rune(w.text), most) {
+	if near(s.text, w.text, most) {
 		return len(s.text), 0, true
 	}
-	if b := begin(s.text, letters); last && letters >= 5 && near([]rune(b), []rune(w.text), most) {
+	if b := begin(s.text, letters); last && letters >= 5 && near(b, w.text, most) {
 		return len(b), 0, true
 	}
 	return 0, 0, false
-}
-
-// near reports whether two words are at most so many typos apart (optimal string alignment).
-func near(a, b []rune, most int) bool {
-	if distance(len(a), len(b)) > most {
-		return false
-	}
-	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range last {
-		last[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, last, row = last, row, before
-	}
-	return last[len(b)] <= most
 }

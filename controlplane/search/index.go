@@ -7,13 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
+	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +20,7 @@ import (
 )
 
 // generation is raised when what is indexed or stored changes: an index of another one is made again.
-const generation = "3"
+const generation = "4"
 
 // Source is where the documents of one kind come from.
 type Source struct {
@@ -38,7 +36,6 @@ type Source struct {
 // Config says where and how an index is kept.
 type Config struct {
 	Dir        string
-	Shards     int   // 0: 1. More let several cores write at once, and cost each query a little
 	CacheBytes int64 // of answers; 0: 16 MiB, negative: none
 	Sources    []Source
 	Log        *slog.Logger // nil: none
@@ -105,14 +102,13 @@ const currentFile = "current.json"
 type manifest struct {
 	Generation string   `json:"generation"`
 	Folder     string   `json:"folder"`
-	Shards     int      `json:"shards"`
 	Kinds      []string `json:"kinds"`
 }
 
 // Open opens the index in cfg.Dir. One that is missing, of another version, or damaged is made anew by Run; until then it
 // is empty, and Find says Building. It fails only when the folder cannot be used.
 func Open(cfg Config) (*Index, error) {
-	cfg.Shards, cfg.CacheBytes = cmp.Or(max(cfg.Shards, 0), 1), cmp.Or(cfg.CacheBytes, 16<<20)
+	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, 16<<20)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -125,8 +121,8 @@ func Open(cfg Config) (*Index, error) {
 	}
 	m, err := readManifest(cfg.Dir)
 	var g *genState
-	if err == nil && m.Generation == generation && m.Shards == cfg.Shards && slices.Equal(m.Kinds, x.kinds) {
-		g, err = openGeneration(filepath.Join(cfg.Dir, m.Folder), m.Shards, x.kinds, false)
+	if err == nil && m.Generation == generation && slices.Equal(m.Kinds, x.kinds) {
+		g, err = openGeneration(filepath.Join(cfg.Dir, m.Folder), x.kinds, false)
 		if err != nil {
 			x.log.Warn("search index cannot be read, it is made again", "err", err)
 			x.status.Error = err.Error()
@@ -181,35 +177,12 @@ func (x *Index) fresh() (*genState, error) {
 	if err != nil {
 		return nil, fmt.Errorf("search index: %w", err)
 	}
-	return openGeneration(dir, x.cfg.Shards, x.kinds, true)
+	return openGeneration(dir, x.kinds, true)
 }
 
 // publish makes a sealed generation the one that Open opens.
 func (x *Index) publish(g *genState) error {
-	b, err := json.Marshal(manifest{generation, filepath.Base(g.dir), x.cfg.Shards, x.kinds})
-	if err != nil {
-		return fmt.Errorf("bug: %w", err)
-	}
-	path := filepath.Join(x.cfg.Dir, currentFile)
-	f, err := os.CreateTemp(x.cfg.Dir, currentFile)
-	if err != nil {
-		return fmt.Errorf("search index: %w", err)
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err == nil {
-		var d *os.File
-		if d, err = os.Open(x.cfg.Dir); err == nil {
-			err = errors.Join(d.Sync(), d.Close())
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("search index: %w", err)
-	}
-	return nil
+	return replaceFile(filepath.Join(x.cfg.Dir, currentFile), manifest{generation, filepath.Base(g.dir), x.kinds})
 }
 
 // Close closes the files. Nothing may use the index any more.
@@ -227,7 +200,7 @@ func (x *Index) Close() error {
 	return err
 }
 
-// Run fills the index when it must be, checks its files once, makes merged segments visible, and does the rebuilds and
+// Run fills the index when it must be, checks its files once, merges segments, and does the rebuilds and
 // checks that are asked for, until ctx ends.
 func (x *Index) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
@@ -271,22 +244,25 @@ func (x *Index) Run(ctx context.Context) error {
 	}
 }
 
-// follow shows the segments that scorch merged in the background; what Apply writes it shows itself.
+// follow merges what is too large for Apply to merge itself.
 func (x *Index) follow(ctx context.Context) {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
+	failing := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		x.swap.RLock()
-		err := x.current.Load().refresh()
-		x.swap.RUnlock()
-		if err != nil {
-			x.log.Warn("search index cannot be read", "err", err)
+		err := x.current.Load().tidy(ctx, math.MaxInt) // no lock: a generation that was closed has nothing to merge
+		if err != nil && ctx.Err() == nil && !failing {
+			x.log.Warn("search index cannot be merged", "err", err)
 		}
+		failing = err != nil
+		x.swap.RLock()
+		x.current.Load().refresh()
+		x.swap.RUnlock()
 	}
 }
 
@@ -432,212 +408,11 @@ func (x *Index) Apply(ctx context.Context, kind string, ids ...string) error {
 			return err
 		}
 	}
-	return x.current.Load().refresh()
-}
-
-// copy writes into g what the source holds now.
-func (x *Index) copy(ctx context.Context, g *genState, s Source, ids []string, wait bool) error {
-	docs, err := s.Load(ctx, ids)
-	if err != nil {
-		return fmt.Errorf("search: read %s: %w", s.Kind, err)
-	}
-	missing := map[string]bool{}
-	for _, id := range ids {
-		missing[key(s.Kind, id)] = true
-	}
-	for i := range docs {
-		docs[i].Kind = s.Kind
-		delete(missing, key(s.Kind, docs[i].ID))
-	}
-	return g.write(ctx, docs, slices.Collect(maps.Keys(missing)), wait)
-}
-
-const (
-	fillBatch    = 4000 // documents a batch of a build; each becomes a segment in memory
-	fillInFlight = 3    // batches being made at once, for each shard
-)
-
-// Rebuild fills a new generation from the sources, brings it up to date with what changed meanwhile, and serves it
-// instead of the present one, which is then deleted. Searches and changes go on all the time. When it fails, or the
-// process ends, the present generation stays.
-func (x *Index) Rebuild(ctx context.Context) (err error) {
-	x.writing.Lock()
-	if x.next != nil {
-		x.writing.Unlock()
-		return fmt.Errorf("search index is being built already: %w", media.ErrBusy)
-	}
-	first := x.building.Load()
 	g := x.current.Load()
-	if !first {
-		if g, err = x.fresh(); err != nil {
-			x.writing.Unlock()
-			return err
-		}
-	}
-	x.next, x.changed = g, map[string]struct{}{}
-	x.writing.Unlock()
-	x.done.Store(0)
-	x.set(func(s *Status) { s.StartedAt, s.EndedAt, s.Total = time.Now(), time.Time{}, 0 })
-	defer func() {
-		x.writing.Lock()
-		if x.next != nil { // it failed
-			x.next = nil
-			if !first {
-				err = errors.Join(err, g.close(), g.remove())
-			}
-		}
-		x.changed = nil
-		x.writing.Unlock()
-		x.set(func(s *Status) {
-			s.EndedAt, s.Error = time.Now(), ""
-			if err != nil {
-				s.Error = err.Error()
-			}
-		})
-	}()
-	total := int64(0)
-	for _, s := range x.cfg.Sources {
-		if s.Count == nil {
-			continue
-		}
-		n, err := s.Count(ctx)
-		if err != nil {
-			return fmt.Errorf("search: count %s: %w", s.Kind, err)
-		}
-		total += n
-	}
-	if total == 0 {
-		for _, n := range x.Documents() {
-			total += int64(n) // about as many as there are now
-		}
-	}
-	x.set(func(s *Status) { s.Total = total })
-	if err := x.fill(ctx, g, first); err != nil {
+	g.refresh()
+	if err := g.tidy(ctx, smallMerge); err != nil {
 		return err
 	}
-	if err := g.seal(ctx); err != nil {
-		return err
-	}
-	if err := g.compact(ctx); err != nil {
-		return fmt.Errorf("search index: merge: %w", err)
-	}
-	// Most of what changed is brought in while changes still come, the rest while they wait.
-	for range 5 {
-		if n, err := x.replay(ctx, g, false); err != nil {
-			return err
-		} else if n < 100 {
-			break
-		}
-	}
-	old, err := x.take(ctx, g)
-	if err != nil {
-		return err
-	}
-	if old != g {
-		err = errors.Join(old.close(), old.remove())
-	}
-	return err
-}
-
-// take makes a filled generation the current one, with the last changes, and returns the one before.
-func (x *Index) take(ctx context.Context, g *genState) (*genState, error) {
-	x.writing.Lock()
-	defer x.writing.Unlock()
-	if _, err := x.replay(ctx, g, true); err != nil {
-		return nil, err
-	}
-	if err := g.seal(ctx); err != nil {
-		return nil, err
-	}
-	if err := g.refresh(); err != nil {
-		return nil, err
-	}
-	if err := x.publish(g); err != nil {
-		return nil, err
-	}
-	x.next = nil
-	x.swap.Lock()
-	defer x.swap.Unlock()
-	x.building.Store(false)
-	return x.current.Swap(g), nil
-}
-
-// fill copies all sources. serve shows what there is while it is filled.
-func (x *Index) fill(ctx context.Context, g *genState, serve bool) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	batches := make(chan []Doc)
-	var wg sync.WaitGroup
-	for range max(runtime.GOMAXPROCS(0), fillInFlight*len(g.shards)) {
-		wg.Go(func() {
-			for docs := range batches {
-				if err := g.write(ctx, docs, nil, true); err != nil {
-					stop(err)
-				}
-				x.done.Add(int64(len(docs)))
-			}
-		})
-	}
-	shown := time.Now()
-	send := func(docs []Doc) error {
-		if serve && time.Since(shown) > time.Second {
-			if err := g.refresh(); err != nil {
-				return err
-			}
-			shown = time.Now()
-		}
-		select {
-		case batches <- docs:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	var err error
-	for _, s := range x.cfg.Sources {
-		docs := make([]Doc, 0, fillBatch)
-		err = s.Each(ctx, func(d Doc) error {
-			d.Kind = s.Kind
-			if docs = append(docs, d); len(docs) < fillBatch {
-				return nil
-			}
-			full := docs
-			docs = make([]Doc, 0, fillBatch)
-			return send(full)
-		})
-		if err == nil && len(docs) > 0 {
-			err = send(docs)
-		}
-		if err != nil {
-			err = fmt.Errorf("search: read all of kind %s: %w", s.Kind, err)
-			stop(err)
-			break
-		}
-	}
-	close(batches)
-	wg.Wait()
-	return cmp.Or(err, context.Cause(ctx))
-}
-
-// replay brings into g what changed since it began, and returns how much that was. held: the caller holds writing.
-func (x *Index) replay(ctx context.Context, g *genState, held bool) (int, error) {
-	if !held {
-		x.writing.Lock()
-		defer x.writing.Unlock()
-	}
-	byKind := map[string][]string{}
-	for k := range x.changed {
-		kind, id, _ := strings.Cut(k, "/")
-		byKind[kind] = append(byKind[kind], id)
-	}
-	n := len(x.changed)
-	clear(x.changed)
-	for _, s := range x.cfg.Sources {
-		for some := range slices.Chunk(byKind[s.Kind], 1000) {
-			if err := x.copy(ctx, g, s, some, false); err != nil {
-				return n, err
-			}
-		}
-	}
-	return n, nil
+	g.refresh()
+	return nil
 }

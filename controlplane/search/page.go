@@ -1,14 +1,12 @@
 package search
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 
 	"segue/media"
 )
@@ -38,11 +36,7 @@ func page(list []found, kind string, q question, cursor string, limit int) (List
 		same := list[i:j]
 		order := make([]int, j-i)
 		for k := range same {
-			id, err := same[k].seg.base.DocID(uint64(same[k].doc))
-			if err != nil {
-				return out, fmt.Errorf("search: %w: %w", media.ErrCorrupt, err)
-			}
-			ids[k], order[k] = strings.TrimPrefix(string(id), kind+"/"), k
+			ids[k], order[k] = string(same[k].in.id(same[k].doc)), k
 		}
 		slices.SortFunc(order, func(a, b int) int { return cmp.Compare(ids[a], ids[b]) })
 		for _, k := range order {
@@ -67,21 +61,13 @@ func page(list []found, kind string, q question, cursor string, limit int) (List
 
 // read fills a hit from its stored document.
 func (h *Hit) read(f found, q question) error {
-	var d Doc
-	var err error
-	ok := false
-	verr := f.seg.base.VisitStoredFields(uint64(f.doc), func(field string, _ byte, value []byte, _ []uint64) bool {
-		if field == fieldStored {
-			d, _, err = readStored(bytes.Clone(value))
-			ok = true
-		}
-		return !ok
-	})
-	if err = cmp.Or(verr, err); err != nil {
-		return fmt.Errorf("search: %w", err)
+	b, err := f.in.read(f.doc)
+	if err != nil {
+		return err
 	}
-	if !ok {
-		return fmt.Errorf("search: document %s without its content: %w", h.ID, media.ErrCorrupt)
+	d, _, err := readStored(b)
+	if err != nil {
+		return fmt.Errorf("search: %s: %w", h.ID, err)
 	}
 	h.Source = d.Source
 	for _, t := range append([]Text{{"name", d.Name}}, d.Also...) {

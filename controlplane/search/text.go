@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	maxWords    = 64 // words of one text that are indexed; what comes after them is not found
-	maxWordSize = 64 // bytes of a folded word that count; longer ones are found by their beginning
+	maxWords    = 64  // words of one text that are indexed; what comes after them is not found
+	maxParts    = 256 // of one chunk that are indexed: whoever compares two texts pays for each pair
+	maxWordSize = 64  // bytes of a folded word that count; longer ones are found by their beginning
 )
 
 // span is one thing that can be found in a text, and where it stands there (bytes of the text as given).
@@ -40,6 +41,15 @@ type chunk struct {
 // split takes a text apart: what docs and queries are both made of. A text of a million signs costs what its first
 // maxWords words cost.
 func split(text string) []chunk {
+	if isASCII(text) {
+		if out, ok := splitPlain(text); ok {
+			return out
+		}
+	}
+	return splitAny(text)
+}
+
+func splitAny(text string) []chunk {
 	var out []chunk
 	words := 0
 	for pos := 0; pos < len(text) && words < maxWords; {
@@ -57,6 +67,7 @@ func split(text string) []chunk {
 			end += size
 		}
 		if c := newChunk(text, pos, end); len(c.parts) > 0 {
+			c.parts = c.parts[:min(len(c.parts), maxParts)]
 			words += len(c.parts)
 			out = append(out, c)
 		}
@@ -64,6 +75,48 @@ func split(text string) []chunk {
 	}
 	return out
 }
+
+// splitPlain is split for what most texts are: ASCII words of letters and digits, with marks at their ends at most. ok is
+// false for any other text.
+func splitPlain(text string) (_ []chunk, ok bool) {
+	text = strings.ToLower(text)
+	n := 0
+	for i := range len(text) {
+		if isWordByte(text[i]) && (i == 0 || !isWordByte(text[i-1])) {
+			n++
+		}
+	}
+	n = min(n, maxWords)
+	out, spans := make([]chunk, 0, n), make([]span, n)
+	for pos := 0; pos < len(text) && len(out) < maxWords; {
+		if isSpaceByte(text[pos]) {
+			pos++
+			continue
+		}
+		from := pos
+		for pos < len(text) && !isWordByte(text[pos]) && !isSpaceByte(text[pos]) {
+			pos++
+		}
+		start := pos
+		for pos < len(text) && isWordByte(text[pos]) {
+			pos++
+		}
+		end := pos
+		for pos < len(text) && !isWordByte(text[pos]) && !isSpaceByte(text[pos]) {
+			pos++
+		}
+		if start == end || pos-from > maxWordSize || pos < len(text) && !isSpaceByte(text[pos]) {
+			return nil, false
+		}
+		s := spans[len(out) : len(out)+1 : len(out)+1]
+		s[0] = span{text[start:end], start, end, plain}
+		out = append(out, chunk{parts: s})
+	}
+	return out, true
+}
+
+func isWordByte(c byte) bool  { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
+func isSpaceByte(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
 
 func newChunk(text string, start, end int) chunk {
 	var c chunk

@@ -60,51 +60,23 @@ func (x *Index) check(ctx context.Context, mend bool) {
 	})
 }
 
-// entryAt is where a document stands in a view.
-type entryAt struct {
-	segment int
-	doc     uint32
-}
-
-// locate finds documents of a view by key.
-func (v *view) locate(keys []string) (map[string]entryAt, error) {
-	out := make(map[string]entryAt, len(keys))
-	for i, s := range v.segments {
-		docs, err := s.base.DocNumbers(keys)
-		if err != nil {
-			return nil, err
-		}
-		if s.deleted != nil {
-			docs.AndNot(s.deleted)
-		}
-		for it := docs.Iterator(); it.HasNext(); {
-			doc := it.Next()
-			id, err := s.base.DocID(uint64(doc))
-			if err != nil {
-				return nil, err
-			}
-			out[string(id)] = entryAt{i, doc}
-		}
+// hash is that of a stored document.
+func (f found) hash() (uint64, error) {
+	b, err := f.in.read(f.doc)
+	if err != nil {
+		return 0, err
 	}
-	return out, nil
-}
-
-func (v *view) hash(at entryAt) (h uint64, err error) {
-	verr := v.segments[at.segment].base.VisitStoredFields(uint64(at.doc), func(field string, _ byte, value []byte, _ []uint64) bool {
-		if field == fieldStored {
-			_, h, err = readStored(value)
-			return false
-		}
-		return true
-	})
-	if verr != nil {
-		err = verr
-	}
+	_, h, err := readStored(b)
 	return h, err
 }
 
-func (x *Index) compare(ctx context.Context, mend bool) (Report, error) {
-	out := Report{Tables: map[string]int64{}, Index: map[string]int64{}}
+func (x *Index) compare(ctx context.Context, mend bool) (out Report, err error) {
+	defer func() {
+		if v := recover(); v != nil { // what damaged files do to their readers
+			err = fmt.Errorf("search index: %w: %v", media.ErrCorrupt, v)
+		}
+	}()
+	out = Report{Tables: map[string]int64{}, Index: map[string]int64{}}
 	x.swap.RLock()
 	v := x.current.Load().acquire()
 	x.swap.RUnlock()
@@ -114,63 +86,36 @@ func (x *Index) compare(ctx context.Context, mend bool) (Report, error) {
 	defer v.release()
 	x.checked.Store(0)
 	x.set(func(s *Status) { s.Check.Total = int64(v.docs) })
-	seen := make([]*roaring.Bitmap, len(v.segments))
-	for i := range seen {
-		seen[i] = roaring.New()
-	}
+	seen := map[*piece]*roaring.Bitmap{}
 	for k, s := range x.cfg.Sources {
 		var suspects []string
-		var docs []Doc
-		flush := func() error {
-			keys := make([]string, len(docs))
-			for i, d := range docs {
-				keys[i] = key(s.Kind, d.ID)
-			}
-			found, err := v.locate(keys)
-			if err != nil {
-				return fmt.Errorf("search index: %w: %w", media.ErrCorrupt, err)
-			}
-			for i, d := range docs {
-				at, ok := found[keys[i]]
-				if ok {
-					seen[at.segment].Add(at.doc)
-					h, err := v.hash(at)
-					ok = err == nil && h == clean(d).hash()
-				}
-				if !ok {
-					suspects = append(suspects, d.ID)
-				}
-			}
-			out.Tables[s.Kind] += int64(len(docs))
-			x.checked.Add(int64(len(docs)))
-			docs = docs[:0]
-			return nil
+		for _, p := range v.pieces[k] {
+			seen[p] = roaring.New()
 		}
 		err := s.Each(ctx, func(d Doc) error {
 			d.Kind = s.Kind
-			if docs = append(docs, d); len(docs) < 500 {
-				return nil
+			at, ok := v.locate(k, d.ID)
+			if ok {
+				seen[at.in].Add(at.doc)
+				h, err := at.hash()
+				ok = err == nil && h == clean(d).hash()
 			}
-			return flush()
+			if !ok {
+				suspects = append(suspects, d.ID)
+			}
+			out.Tables[s.Kind]++
+			x.checked.Add(1)
+			return nil
 		})
-		if err == nil {
-			err = flush()
-		}
 		if err != nil {
 			return out, fmt.Errorf("search: compare %s: %w", s.Kind, err)
 		}
-		for i, seg := range v.segments {
-			mine := seg.ranks.ofKind[k]
-			if seg.deleted != nil {
-				mine = roaring.AndNot(mine, seg.deleted)
-			}
-			out.Index[s.Kind] += int64(mine.GetCardinality())
-			for it := roaring.AndNot(mine, seen[i]).Iterator(); it.HasNext(); {
-				id, err := seg.base.DocID(uint64(it.Next()))
-				if err != nil {
-					return out, fmt.Errorf("search index: %w: %w", media.ErrCorrupt, err)
+		for _, p := range v.pieces[k] {
+			out.Index[s.Kind] += int64(p.live())
+			for d := range uint32(p.docs) {
+				if !p.deleted.Contains(d) && !seen[p].Contains(d) {
+					suspects = append(suspects, string(p.id(d)))
 				}
-				suspects = append(suspects, string(id)[len(s.Kind)+1:])
 			}
 		}
 		slices.Sort(suspects)
@@ -215,30 +160,21 @@ func (x *Index) differences(ctx context.Context, s Source, ids []string) ([]Diff
 	}
 	v := x.current.Load().acquire()
 	defer v.release()
-	keys := make([]string, len(ids))
-	for i, id := range ids {
-		keys[i] = key(s.Kind, id)
-	}
-	found, err := v.locate(keys)
-	if err != nil {
-		return nil, fmt.Errorf("search index: %w: %w", media.ErrCorrupt, err)
-	}
+	k := slices.Index(x.kinds, s.Kind)
 	var out []Difference
 	there := map[string]bool{}
 	for _, d := range docs {
 		d.Kind = s.Kind
 		there[d.ID] = true
-		at, ok := found[key(s.Kind, d.ID)]
+		at, ok := v.locate(k, d.ID)
 		if !ok {
 			out = append(out, Difference{s.Kind, d.ID, "missing"})
-			continue
-		}
-		if h, err := v.hash(at); err != nil || h != clean(d).hash() {
+		} else if h, err := at.hash(); err != nil || h != clean(d).hash() {
 			out = append(out, Difference{s.Kind, d.ID, "stale"})
 		}
 	}
 	for _, id := range ids {
-		if _, ok := found[key(s.Kind, id)]; ok && !there[id] {
+		if _, ok := v.locate(k, id); ok && !there[id] {
 			out = append(out, Difference{s.Kind, id, "extra"})
 		}
 	}

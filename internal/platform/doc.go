@@ -9,6 +9,6 @@
 //	lock credentials.json admin.token   this package
 //	origin/                             media objects (dirstore), unless --origin says elsewhere
 //	segue.db                            SQLite, unless --database says elsewhere
-//	search/ events/ clickhouse/         Bleve index, JetStream, the engine
+//	search/ events/ clickhouse/         search index, JetStream, the engine
 //	edges/<name>/                       an edge's identity, last configuration and disk cache
 package platform
