@@ -135,7 +135,7 @@ func TestAnalyticsDocument(t *testing.T) {
 // carry moves messages through a new log and the sink.
 func carry(t *testing.T, url string, messages []eventlog.Message) {
 	t.Helper()
-	log, err := eventlog.Open(t.Context(), eventlog.Config{Dir: t.TempDir()}, plays.Stream)
+	log, err := eventlog.Open(t.Context(), eventlog.Config{Dir: t.TempDir()}, plays.Streams()...)
 	if err != nil {
 		t.Fatal(err)
 	}

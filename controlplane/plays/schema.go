@@ -213,7 +213,7 @@ func (s Schema) migrate(ctx context.Context, conn driver.Conn) error {
 			if err := conn.Exec(ctx, statement); err != nil {
 				return fmt.Errorf("schema: %s, statement %d: %w", f.Name(), i+1, err)
 			}
-			if err := conn.Exec(ctx, "INSERT INTO schema_steps (version, step, name) VALUES (?, ?, ?)", key[0], key[1], f.Name()); err != nil {
+			if err := conn.Exec(ctx, "INSERT INTO schema_steps (version, step, name) SELECT ?, ?, ?", key[0], key[1], f.Name()); err != nil {
 				return fmt.Errorf("schema: %s, statement %d: %w", f.Name(), i+1, err)
 			}
 		}
