@@ -13,9 +13,12 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"segue/controlplane/api"
 	"segue/media"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 )
 
 // Limits of one operation, in its metadata.
@@ -24,7 +27,12 @@ const (
 	longPoll = "long-poll"
 	// streams is for an operation whose body or answer is not held in memory: the gateway leaves both alone.
 	streams = "streams"
+	// encoded is for an operation whose body may have a Content-Encoding: gzip or zstd.
+	encoded = "encoded"
 )
+
+// maxDecoded bounds a body that came compressed, in bytes after that.
+const maxDecoded = 8 << 20
 
 const (
 	bodyTime  = 10 * time.Second // for a body to arrive, unless the operation says otherwise
@@ -67,6 +75,12 @@ func (cp *ControlPlane) takeBody(op *huma.Operation, next http.Handler) http.Han
 			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, atMost))
 			if err == nil { // else the deadline stays for what the server still drains
 				_ = conn.SetReadDeadline(time.Time{})
+				if coding := r.Header.Get("Content-Encoding"); coding != "" && flagged(op, encoded) {
+					body, err = decode(coding, body)
+					r.Header.Del("Content-Encoding")
+				}
+			}
+			if err == nil {
 				if kind := r.Header.Get("Content-Type"); kind != "" || textual(op) {
 					err = plainBody(kind, body)
 				}
@@ -91,7 +105,7 @@ func bodyError(err error) error {
 	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() {
 		return newProblem(http.StatusRequestTimeout, "timeout", "the body did not arrive in time")
 	}
-	if errors.Is(err, media.ErrInvalid) {
+	if _, ok := errors.AsType[*api.Problem](err); ok || errors.Is(err, media.ErrInvalid) || errors.Is(err, media.ErrTooLarge) {
 		return err
 	}
 	return fmt.Errorf("body: %v: %w", err, media.ErrInvalid) // broken off, or badly framed
@@ -171,4 +185,36 @@ func escapedNUL(body []byte) bool {
 		}
 		from = at + 1
 	}
+}
+
+// decode undoes a Content-Encoding, within maxDecoded.
+func decode(coding string, body []byte) ([]byte, error) {
+	var in io.Reader
+	switch strings.ToLower(strings.TrimSpace(coding)) {
+	case "identity":
+		return body, nil
+	case "gzip", "x-gzip":
+		z, err := gzip.NewReader(bytes.NewReader(body))
+		if err != nil {
+			return nil, fmt.Errorf("body: not gzip: %w", media.ErrInvalid)
+		}
+		in = z
+	case "zstd":
+		z, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxDecoded))
+		if err != nil {
+			return nil, fmt.Errorf("body: not zstd: %w", media.ErrInvalid)
+		}
+		defer z.Close()
+		in = z
+	default:
+		return nil, newProblem(http.StatusUnsupportedMediaType, "unsupported-media-type", "Content-Encoding may be gzip or zstd")
+	}
+	out, err := io.ReadAll(io.LimitReader(in, maxDecoded+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("body: badly compressed: %w", media.ErrInvalid)
+	case len(out) > maxDecoded:
+		return nil, fmt.Errorf("body: at most %d bytes are taken: %w", maxDecoded, media.ErrTooLarge)
+	}
+	return out, nil
 }

@@ -41,27 +41,28 @@ import (
 
 // Config is what one replica is.
 type Config struct {
-	Listen     string // host:port
-	Database   string // sqlite:PATH or postgres://…
-	Data       string // folder of what this replica derives: the search index
-	Replica    string // names this replica's place in the event log; default "one"
-	Replicas   int    // how many there are; more than one refuses the embedded stores
-	NATS       string // URL; empty: embedded, in Data/events
-	ClickHouse string // clickhouse://…; empty: plays stay in the log
-	PlaysKey   []byte // makes pseudonyms of listeners in the play logs; at least 16 bytes
-	AdminToken string // made an admin token with all scopes at start; empty: none is made
-	GeoDB      string // MMDB file of cities or countries; empty: none
-	GeoASN     string // MMDB file of autonomous systems; empty: none
-	GeoRules   string // file of own rules, see geo.Rules; empty: none
-	Steering   geo.Policy
-	DNSListen  string // host:port, UDP and TCP; empty: no DNS responder
-	DNSZone    string // file of the zone, see steer.Zone
-	PublicURL  string // scheme://host of the control plane in what players get; empty: the one they reached
-	Home       geo.Place
-	Playback   playback.Config
-	PerSecond  float64 // requests of one address or account; 0: 100, negative: no limit
-	Identity   identity.Config
-	Version    string
+	Listen      string // host:port
+	Database    string // sqlite:PATH or postgres://…
+	Data        string // folder of what this replica derives: the search index
+	Replica     string // names this replica's place in the event log; default "one"
+	Replicas    int    // how many there are; more than one refuses the embedded stores
+	NATS        string // URL; empty: embedded, in Data/events
+	ClickHouse  string // clickhouse://…; empty: plays stay in the log
+	PlaysSchema plays.Schema
+	PlaysKey    []byte // makes pseudonyms of listeners in the play logs; at least 16 bytes
+	AdminToken  string // made an admin token with all scopes at start; empty: none is made
+	GeoDB       string // MMDB file of cities or countries; empty: none
+	GeoASN      string // MMDB file of autonomous systems; empty: none
+	GeoRules    string // file of own rules, see geo.Rules; empty: none
+	Steering    geo.Policy
+	DNSListen   string // host:port, UDP and TCP; empty: no DNS responder
+	DNSZone     string // file of the zone, see steer.Zone
+	PublicURL   string // scheme://host of the control plane in what players get; empty: the one they reached
+	Home        geo.Place
+	Playback    playback.Config
+	PerSecond   float64 // requests of one address or account; 0: 100, negative: no limit
+	Identity    identity.Config
+	Version     string
 
 	TrustedProxies []string      // networks and addresses whose X-Forwarded-For and Forwarded are believed
 	InService      int           // requests in service at once; 0: 16 per core, at least 32
@@ -98,10 +99,14 @@ type ControlPlane struct {
 	dns      *steer.DNS // nil: none
 	ingest   *plays.Ingest
 	sink     *plays.Sink // nil: no ClickHouse
-	tokens   *identity.Keys
-	licences *identity.Keys // sign offline licences
-	handler  http.Handler
-	metrics  *metrics
+	dead     *plays.DeadLetters
+
+	forgetter *plays.Forgetter
+	names     fewNames
+	tokens    *identity.Keys
+	licences  *identity.Keys // sign offline licences
+	handler   http.Handler
+	metrics   *metrics
 
 	proxies  proxies
 	limits   *limits
@@ -160,7 +165,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if cfg.Replicas > 1 && (cp.db.Embedded || cfg.NATS == "") {
 		return nil, serve.Setupf("SQLite and the embedded event log are for one replica; %d need postgres:// and nats://", cfg.Replicas)
 	}
-	if cp.events, err = eventlog.Open(ctx, eventlog.Config{URL: cfg.NATS, Dir: filepath.Join(cfg.Data, "events")}, plays.Stream, catalogStream); err != nil {
+	if cp.events, err = eventlog.Open(ctx, eventlog.Config{URL: cfg.NATS, Dir: filepath.Join(cfg.Data, "events")}, append(plays.Streams(), catalogStream)...); err != nil {
 		return nil, err
 	}
 	if cp.identity, err = identity.New(ctx, cp.db, cfg.Identity); err != nil {
@@ -174,10 +179,13 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 			return nil, err
 		}
 	}
+	cp.dead = plays.NewDeadLetters(cp.events)
 	if cfg.ClickHouse != "" {
-		if cp.sink, err = plays.NewSink(cfg.ClickHouse, log); err != nil {
+		if cp.sink, err = plays.NewSink(cfg.ClickHouse, cfg.PlaysSchema, log); err != nil {
 			return nil, err
 		}
+		cp.sink.Country, cp.sink.Dead = cp.places.Country, cp.dead.Keep
+		reg.MustRegister(cp.sink)
 	}
 	cp.catalog = catalog.New(cp.db, objects)
 	if err = cp.catalog.Upgrade(ctx); err != nil {
@@ -211,13 +219,15 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	cp.library = library.New(cp.db, library.Sources{Tracks: cp.catalog.TracksByID, Albums: cp.catalog.AlbumsByID, Artists: cp.catalog.ArtistsByID,
 		People: cp.people, Playing: cp.playing})
 	cp.ingest = plays.NewIngest(cp.append, cfg.PlaysKey, cp.granted)
-	cp.ingest.Heard, cp.ingest.Offline = cp.heard, cp.heardOffline
+	cp.forgetter = plays.NewForgetter(cp.db, cp.ingest, cp.sink, cp.events)
+	cp.ingest.Heard, cp.ingest.Offline, cp.ingest.Region, cp.ingest.Log = cp.heard, cp.heardOffline, cp.regionOf, cp.appendLog
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "segue_api_streams", Help: "Event streams that are open."}, func() float64 { return float64(cp.player.Streams()) }))
 	cp.identity.SetPersonal([]identity.Personal{
 		{Name: "playlists", Export: cp.playlist.Export, Forget: cp.playlist.Forget},
 		{Name: "library", Export: cp.library.Export, Forget: cp.library.Forget},
 		{Name: "player", Export: cp.player.Export, DeviceRemoved: cp.player.DeviceRemoved},
 		{Name: "plays", Export: cp.playback.Export, Forget: cp.playback.Forget, DeviceRemoved: cp.playback.DeviceRemoved},
+		{Name: "play logs", Forget: cp.forgetter.Forget},
 		{Name: "offline", Export: cp.offline.Export, Forget: cp.offline.Forget, PlanChanged: cp.offline.PlanChanged, DeviceRemoved: cp.offline.DeviceRemoved},
 	})
 	cp.handler = cp.routes()
@@ -371,6 +381,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	background("revocations", cp.fleet.WatchRevoked)
 	background("streams", cp.playback.Run)
 	background("offline", cp.offline.Run)
+	background("play logs of deleted accounts", cp.forgetter.Run)
 	for name, run := range map[string]func(context.Context, func(error)){"identity": cp.identity.Run, "media token keys": cp.tokens.Run, "licence keys": cp.licences.Run} {
 		background(name, func(ctx context.Context, failed func(error)) error {
 			run(ctx, failed)

@@ -2,7 +2,6 @@ package controlplane_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net"
 	"net/url"
@@ -13,6 +12,7 @@ import (
 
 	"segue/controlplane"
 	"segue/controlplane/api"
+	"segue/controlplane/plays"
 	"segue/internal/testenv"
 	"segue/media"
 
@@ -91,11 +91,13 @@ func logged(t *testing.T, url string) map[string]int {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var e api.Event
-		if err := json.Unmarshal(m.Data, &e); err != nil {
+		events, err := plays.Decode(m.Data)
+		if err != nil {
 			t.Fatal(err)
 		}
-		out[e.ID]++
+		for _, e := range events {
+			out[e.ID]++
+		}
 	}
 	return out
 }
@@ -126,7 +128,7 @@ func TestEventsOverAnOutage(t *testing.T) {
 					events[i] = api.Event{ID: ulid.Make().String(), PlayID: play.PlayID, Type: api.EventProgress, At: time.Now().UTC()}
 				}
 				for range 3 { // a player repeats what was not acknowledged, and sometimes what was
-					if r, err := user.Events(ctx, events); err == nil && r.Accepted == len(events) {
+					if r, err := user.Events(ctx, events, api.EventsOptions{}); err == nil && r.Accepted == len(events) {
 						mu.Lock()
 						for _, e := range events {
 							acknowledged[e.ID] = true
@@ -185,7 +187,7 @@ func TestOutboxIsBounded(t *testing.T) {
 	var kept []string
 	eventually(t, "the outbox is full", func() bool {
 		e := api.Event{ID: ulid.Make().String(), PlayID: play.PlayID, Type: api.EventStart, At: time.Now().UTC()}
-		_, err := user.Events(t.Context(), []api.Event{e})
+		_, err := user.Events(t.Context(), []api.Event{e}, api.EventsOptions{})
 		if err == nil {
 			kept = append(kept, e.ID)
 			return false

@@ -47,6 +47,7 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.catalogRoutes(a, router)
 	cp.searchRoutes(a)
 	cp.playbackRoutes(a)
+	cp.playsRoutes(a, router)
 	cp.playlistRoutes(a)
 	cp.offlineRoutes(a)
 	cp.ingestRoutes(a, router)

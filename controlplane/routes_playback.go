@@ -1,21 +1,17 @@
 package controlplane
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"time"
 
 	"segue/controlplane/api"
 	"segue/controlplane/identity"
 	"segue/controlplane/playback"
-	"segue/controlplane/plays"
 	"segue/internal/registry"
 	"segue/media"
 	"segue/media/cat"
@@ -63,28 +59,6 @@ func (cp *ControlPlane) playbackRoutes(a huma.API) {
 	op.DefaultStatus = http.StatusCreated
 	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.NewRevocation }) (*answer[api.Revocation], error) {
 		return reply(cp.revoke(ctx, in.Body))
-	})
-	op = operation("events", http.MethodPost, "/v1/events", tag, "Report play events", needUser)
-	op.Description = fmt.Sprintf("A JSON array, or NDJSON, of 1 to %d events. 202 means that the accepted ones are durable; a repeat is harmless.", plays.MaxEvents)
-	op.DefaultStatus, op.MaxBodyBytes, op.Metadata[wireBody] = http.StatusAccepted, 2<<20, typeOf[[]api.Event]()
-	event := a.OpenAPI().Components.Schemas.Schema(typeOf[api.Event](), true, "Event")
-	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
-		"application/json":     {Schema: &huma.Schema{Type: huma.TypeArray, Items: event}},
-		"application/x-ndjson": {Schema: event},
-	}}
-	register(cp, a, op, func(ctx context.Context, in *struct{ RawBody []byte }) (*answer[api.EventsAccepted], error) {
-		events, err := parseEvents(in.RawBody)
-		if err != nil {
-			return nil, err
-		}
-		out, err := cp.ingest.Take(ctx, principal(ctx).UserID, events)
-		if err != nil {
-			return nil, err
-		}
-		if err := cp.playback.Heard(ctx, principal(ctx).UserID, events); err != nil { // the events are durable: nothing is to be sent again
-			cp.log.Warn("end of a stream is not noted, it will time out", "request", requestID(ctx), "err", err)
-		}
-		return reply(out, nil)
 	})
 }
 
@@ -180,28 +154,4 @@ func (cp *ControlPlane) revoke(ctx context.Context, n api.NewRevocation) (api.Re
 		r.CTIs = []string{}
 	}
 	return r, err
-}
-
-// parseEvents reads an array or a sequence of objects: NDJSON is one.
-func parseEvents(b []byte) ([]api.Event, error) {
-	var events []api.Event
-	if b = bytes.TrimSpace(b); len(b) > 0 && b[0] == '[' {
-		if err := json.Unmarshal(b, &events); err != nil {
-			return nil, fmt.Errorf("body: %v: %w", err, media.ErrInvalid)
-		}
-	} else {
-		for d := json.NewDecoder(bytes.NewReader(b)); len(events) <= plays.MaxEvents; {
-			var e api.Event
-			if err := d.Decode(&e); errors.Is(err, io.EOF) {
-				break
-			} else if err != nil {
-				return nil, fmt.Errorf("body: event %d: %v: %w", len(events)+1, err, media.ErrInvalid)
-			}
-			events = append(events, e)
-		}
-	}
-	if len(events) == 0 || len(events) > plays.MaxEvents {
-		return nil, fmt.Errorf("body: want 1 to %d events: %w", plays.MaxEvents, media.ErrInvalid)
-	}
-	return events, nil
 }

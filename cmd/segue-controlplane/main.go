@@ -16,6 +16,7 @@ import (
 	"segue/controlplane"
 	"segue/controlplane/identity"
 	"segue/controlplane/playback"
+	"segue/controlplane/plays"
 	"segue/geo"
 	"segue/internal/serve"
 	"segue/origin/dirstore"
@@ -40,6 +41,7 @@ type cli struct {
 	Database       string           `help:"postgres://user@host/name or sqlite:PATH; default: SQLite in --data." placeholder:"URL"`
 	NATS           string           `help:"nats://host:4222[,…]; default: embedded in --data." name:"nats" placeholder:"URL"`
 	ClickHouse     string           `help:"clickhouse://user:password@host:9000/database; empty: plays stay in the event log." name:"clickhouse" placeholder:"URL"`
+	PlayLogs       playLogs         `embed:"" prefix:"clickhouse-"`
 	Origin         string           `help:"Media objects: s3://bucket[/prefix]?endpoint=http://host:port, or a folder." required:"" placeholder:"WHERE"`
 	AdminTokenFile string           `help:"File with a secret that becomes an admin token." type:"path" required:"" placeholder:"FILE"`
 	PlaysKeyFile   string           `help:"File with a secret that makes pseudonyms in the play logs; the same on all replicas." type:"path" required:"" placeholder:"FILE"`
@@ -67,6 +69,16 @@ type cli struct {
 	LogJSON        bool             `help:"Log as JSON." name:"log-json"`
 }
 
+// playLogs are the flags of how ClickHouse's tables are made.
+type playLogs struct {
+	Cluster      string `help:"Name of a cluster in ClickHouse's configuration: tables are replicated and distributed over it; empty: one server." placeholder:"NAME"`
+	KeepEvents   int    `help:"Days that play events are kept; 0: for ever." default:"396"`
+	KeepRollups  int    `help:"Days that plays by hour and day are kept." default:"1826"`
+	KeepRequests int    `help:"Days that requests of edges are kept." default:"31"`
+	KeepMinutes  int    `help:"Days that requests by minute are kept." default:"396"`
+	KeepCMCD     int    `help:"Days that CMCD reports are kept." name:"keep-cmcd" default:"92"`
+}
+
 // oidc are the flags of sign-in through a provider.
 type oidc struct {
 	Issuer       string `help:"Let people sign in with this OpenID Connect provider; empty: with a password only." placeholder:"URL"`
@@ -89,7 +101,10 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
 		GeoDB: c.GeoDB, GeoASN: c.GeoASN, GeoRules: c.GeoRules, DNSListen: c.DNSListen, DNSZone: c.DNSZone, PublicURL: strings.TrimRight(c.PublicURL, "/"),
 		Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, PerSecond: c.RateLimit, Version: version,
-		TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox, Drain: c.Drain, TraceEndpoint: c.TraceEndpoint}
+		TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox,
+		PlaysSchema: plays.Schema{Cluster: c.PlayLogs.Cluster, Retention: plays.Retention{Events: c.PlayLogs.KeepEvents, Rollups: c.PlayLogs.KeepRollups, Requests: c.PlayLogs.KeepRequests,
+			Minutes: c.PlayLogs.KeepMinutes, CMCD: c.PlayLogs.KeepCMCD}},
+		Drain: c.Drain, TraceEndpoint: c.TraceEndpoint}
 	if cfg.Home, err = parseHome(c.Home); err != nil {
 		return err
 	}

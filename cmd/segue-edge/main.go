@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -64,11 +65,12 @@ type cli struct {
 	Serve         struct{} `cmd:"" default:"1" help:"Serve: what happens without a command."`
 	Inspect       inspect  `cmd:"" help:"Look into a running edge: what is cached, and why something is not."`
 
-	Control       string `help:"Control plane to join; protected objects need its tokens then. Empty: no fleet, everything is public." placeholder:"URL" group:"Fleet"`
-	Name          string `help:"Name in the fleet and in Cache-Status: lower-case letters, digits, dashes." default:"segue" group:"Fleet"`
-	PublicURL     string `help:"How players reach this edge; default: http:// and --listen." placeholder:"URL" group:"Fleet"`
-	JoinTokenFile string `help:"File with the join token; needed the first time." type:"path" placeholder:"FILE" group:"Fleet"`
-	State         string `help:"Folder for the identity and the last configuration." default:"./segue-edge-state" type:"path" group:"Fleet"`
+	Control       string          `help:"Control plane to join; protected objects need its tokens then. Empty: no fleet, everything is public." placeholder:"URL" group:"Fleet"`
+	Name          string          `help:"Name in the fleet and in Cache-Status: lower-case letters, digits, dashes." default:"segue" group:"Fleet"`
+	PublicURL     string          `help:"How players reach this edge; default: http:// and --listen." placeholder:"URL" group:"Fleet"`
+	JoinTokenFile string          `help:"File with the join token; needed the first time." type:"path" placeholder:"FILE" group:"Fleet"`
+	State         string          `help:"Folder for the identity, the last configuration and the request log." default:"./segue-edge-state" type:"path" group:"Fleet"`
+	SpoolSize     serve.ByteCount `help:"Disk for the request log until the control plane has taken it; when it is spent, the oldest goes. 0: no request log." default:"1GiB" group:"Fleet"`
 }
 
 func main() { serve.Main(run) }
@@ -100,13 +102,25 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var requests *edge.RequestLog
+	var spool *edge.Spool
+	var sinks []edge.Sink
 	if c.AccessLog != "" {
 		file, err := edge.OpenAccessFile(c.AccessLog)
 		if err != nil {
 			return serve.SetupError{Err: err}
 		}
 		defer file.Close()
-		if requests, err = edge.NewRequestLog(edge.LogConfig{}, log, reg, file); err != nil {
+		sinks = append(sinks, file)
+	}
+	if c.Control != "" && c.SpoolSize > 0 && !c.Check {
+		if spool, err = edge.OpenSpool(filepath.Join(c.State, "requests"), int64(c.SpoolSize), log, reg); err != nil {
+			return serve.SetupError{Err: err}
+		}
+		defer spool.Close()
+		sinks = append(sinks, spool)
+	}
+	if len(sinks) > 0 {
+		if requests, err = edge.NewRequestLog(edge.LogConfig{}, log, reg, sinks...); err != nil {
 			return serve.SetupError{Err: err}
 		}
 	}
@@ -135,7 +149,7 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	parts = append(parts, serve.Part{Name: "profiler", Run: serve.Profiler{Server: c.Pyroscope, App: "segue-edge", Tags: map[string]string{"node": c.Name}}.Run})
 	if requests != nil { // before the edge: it stops after it
-		parts = append(parts, serve.Part{Name: "access log", Run: requests.Run})
+		parts = append(parts, serve.Part{Name: "request log", Run: requests.Run})
 	}
 	if places != nil {
 		parts = append(parts, serve.Part{Name: "places", Run: func(ctx context.Context, ready func()) error {
@@ -149,7 +163,7 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	parts = append(parts, serve.Part{Name: "edge", Run: e.Run})
 	if c.Control != "" {
-		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version}
+		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version, Spool: spool}
 		if cfg.PublicURL == "" {
 			scheme := "http://"
 			if conns.TLS != nil {

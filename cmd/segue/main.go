@@ -41,15 +41,16 @@ type cli struct {
 }
 
 type admin struct {
-	SQL     AdminSQL     `cmd:"" name:"sql" help:"Ask ClickHouse."`
-	Purge   AdminPurge   `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
-	Token   AdminToken   `cmd:"" help:"Make, list and take back admin tokens."`
-	Users   AdminUsers   `cmd:"" help:"List accounts, and change their plans."`
-	Import  AdminImport  `cmd:"" help:"Take artists, albums and tracks into the catalogue, without audio."`
-	Revoke  AdminRevoke  `cmd:"" help:"Have edges refuse the tokens of a play or an account."`
-	Reindex AdminReindex `cmd:"" help:"Make the search index anew, while the old one is searched."`
-	Verify  AdminVerify  `cmd:"" help:"Compare the search index with the database, and mend it."`
-	Explain AdminExplain `cmd:"" help:"Say where a client would be sent, and why."`
+	SQL     AdminSQL        `cmd:"" name:"sql" help:"Ask ClickHouse."`
+	Purge   AdminPurge      `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
+	Token   AdminToken      `cmd:"" help:"Make, list and take back admin tokens."`
+	Users   AdminUsers      `cmd:"" help:"List accounts, and change their plans."`
+	Import  AdminImport     `cmd:"" help:"Take artists, albums and tracks into the catalogue, without audio."`
+	Revoke  AdminRevoke     `cmd:"" help:"Have edges refuse the tokens of a play or an account."`
+	Reindex AdminReindex    `cmd:"" help:"Make the search index anew, while the old one is searched."`
+	Verify  AdminVerify     `cmd:"" help:"Compare the search index with the database, and mend it."`
+	Dead    AdminDeadLetter `cmd:"" name:"deadletter" help:"What of the play logs can never be stored: look, replay, drop."`
+	Explain AdminExplain    `cmd:"" help:"Say where a client would be sent, and why."`
 }
 
 type versionCmd struct{}

@@ -285,3 +285,16 @@ func (c *Client) Poll(ctx context.Context, path, revision string, out any) (chan
 	}
 	return true, json.NewDecoder(resp.Body).Decode(out)
 }
+
+// SendEdgeLogs hands over frames of an edge's request log.
+func (c *Client) SendEdgeLogs(ctx context.Context, frames []byte) (out EdgeLogsAccepted, err error) {
+	resp, err := c.send(ctx, http.MethodPost, "/v1/fleet/logs", bytes.NewReader(frames), int64(len(frames)), http.Header{"Content-Type": {"application/vnd.segue.edgelog"}})
+	if err != nil {
+		return out, err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+		return out, fmt.Errorf("hand over request logs: answer: %w", err)
+	}
+	return out, nil
+}

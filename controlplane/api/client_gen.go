@@ -388,11 +388,17 @@ func (c *Client) EditTrack(ctx context.Context, id string, in TrackEdit) (out Tr
 	return out, err
 }
 
+// EventsOptions are what Events may be asked for besides; zero values are left out.
+type EventsOptions struct {
+	SentAt string // RFC 3339, or milliseconds since 1970
+}
+
 // Events: Report play events.
 //
 //	POST /v1/events
-func (c *Client) Events(ctx context.Context, in []Event) (out EventsAccepted, err error) {
+func (c *Client) Events(ctx context.Context, in []Event, opts EventsOptions) (out EventsAccepted, err error) {
 	r := request{method: http.MethodPost, path: "/v1/events", in: in, out: &out, keyed: false}
+	r.query("sent_at", opts.SentAt)
 	_, err = c.do(ctx, r)
 	return out, err
 }

@@ -39,6 +39,7 @@ type Config struct {
 	JoinToken    string // needed the first time only
 	Dir          string
 	Version      string
+	Spool        *edge.Spool // the request log to hand over; nil: none
 }
 
 const (
@@ -150,6 +151,9 @@ func (m *Member) Run(ctx context.Context, ready func()) error {
 	var pollers sync.WaitGroup
 	defer pollers.Wait()
 	pollers.Go(func() { m.followPurges(ctx) })
+	if m.cfg.Spool != nil {
+		pollers.Go(func() { m.ship(ctx, m.cfg.Spool) })
+	}
 	pollers.Go(func() {
 		for ctx.Err() == nil {
 			if err := m.poll(ctx, true); err != nil && ctx.Err() == nil {

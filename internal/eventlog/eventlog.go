@@ -7,6 +7,7 @@
 package eventlog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,8 @@ type Config struct {
 type Stream struct {
 	Name   string        // lower-case letters
 	MaxAge time.Duration // 0: kept for ever
+	// MaxBytes bounds what is kept, on disk; 0: no bound. A full stream takes nothing more: it never drops what it took.
+	MaxBytes int64
 }
 
 // duplicatesFor is how long an ID is remembered: longer than a player keeps trying to deliver.
@@ -80,7 +83,7 @@ func Open(ctx context.Context, c Config, streams ...Stream) (*Log, error) {
 	for _, st := range streams {
 		sctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		_, err := l.js.CreateOrUpdateStream(sctx, jetstream.StreamConfig{Name: strings.ToUpper(st.Name), Subjects: []string{st.Name + ".>"},
-			Storage: jetstream.FileStorage, MaxAge: st.MaxAge, Duplicates: duplicatesFor, Compression: jetstream.S2Compression})
+			Storage: jetstream.FileStorage, MaxAge: st.MaxAge, MaxBytes: cmp.Or(st.MaxBytes, -1), Discard: jetstream.DiscardNew, Duplicates: duplicatesFor, Compression: jetstream.S2Compression})
 		cancel()
 		if err != nil {
 			l.Close()

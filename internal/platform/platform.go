@@ -18,6 +18,7 @@ import (
 	"segue/controlplane"
 	"segue/controlplane/api"
 	"segue/controlplane/identity"
+	"segue/controlplane/plays"
 	"segue/edge"
 	"segue/edge/fleet"
 	"segue/geo"
@@ -119,7 +120,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Platform, err e
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	//  engine | control plane (event log inside) -> edges (join over HTTP) -> debug listener
-	cpConfig := controlplane.Config{Listen: cfg.Listen, Database: cmp.Or(cfg.Database, "sqlite:"+d.path("segue.db")), Data: d.dir, PlaysKey: p.creds.PlaysKey,
+	cpConfig := controlplane.Config{Listen: cfg.Listen, Database: cmp.Or(cfg.Database, "sqlite:"+d.path("segue.db")), Data: d.dir, PlaysKey: p.creds.PlaysKey, PlaysSchema: plays.Schema{Retention: plays.DefaultRetention},
 		AdminToken: p.creds.AdminToken, Identity: cfg.Identity, Version: cfg.Version, Home: geo.Place{Point: geo.Point{Lat: places[0].Latitude, Lon: places[0].Longitude}, OK: true},
 		GeoDB: findPlaces(cfg.GeoDB), GeoRules: cfg.GeoRules}
 	engine := clickhouse.Engine{Program: cfg.Program, Config: clickhouse.Config{Library: library, Dir: d.path("clickhouse"), HTTP: cfg.ClickHouseHTTP, Native: cfg.ClickHouseNative}}
@@ -201,6 +202,9 @@ func allFree(addresses []string) error {
 	return nil
 }
 
+// edgeSpool is the disk that an edge has for its request log until the control plane has taken it.
+const edgeSpool = 256 << 20
+
 // restartAfter is the pause before the engine is started again.
 const restartAfter = 5 * time.Second
 
@@ -228,19 +232,28 @@ func (p *Platform) inBackground(run func(context.Context, func()) error) func(co
 // go into private.
 func (p *Platform) edge(name, listen, region, url string, reg prometheus.Registerer, private map[string]http.Handler) (serve.Part, error) {
 	dir := p.data.path("edges", name)
-	e, err := edge.New(edge.Config{Name: name, Listen: listen, Memory: p.cfg.EdgeMemory, DiskDir: filepath.Join(dir, "blocks"), DiskSize: p.cfg.EdgeDisk, Tokens: true,
+	spool, err := edge.OpenSpool(filepath.Join(dir, "requests"), edgeSpool, p.log, reg)
+	if err != nil {
+		return serve.Part{}, serve.SetupError{Err: err}
+	}
+	requests, err := edge.NewRequestLog(edge.LogConfig{}, p.log, reg, spool)
+	if err != nil {
+		return serve.Part{}, serve.SetupError{Err: err}
+	}
+	e, err := edge.New(edge.Config{Log: requests, Name: name, Listen: listen, Memory: p.cfg.EdgeMemory, DiskDir: filepath.Join(dir, "blocks"), DiskSize: p.cfg.EdgeDisk, Tokens: true,
 		Routes: []*edge.Route{{Prefix: "/", Origin: edge.StoreOrigin{Store: p.store, Fresh: time.Minute}}}}, p.log, reg)
 	if err != nil {
 		return serve.Part{}, serve.SetupError{Err: err}
 	}
 	private["/"+name+"/"] = http.StripPrefix("/"+name, e.Private())
 	return serve.Part{Name: "edge " + name, Run: func(ctx context.Context, ready func()) error {
-		return serve.Run(ctx, p.log, serve.Part{Name: "door", Run: e.Run}, serve.Part{Name: "fleet", Run: func(ctx context.Context, up func()) error {
+		defer spool.Close()
+		return serve.Run(ctx, p.log, serve.Part{Name: "request log", Run: requests.Run}, serve.Part{Name: "door", Run: e.Run}, serve.Part{Name: "fleet", Run: func(ctx context.Context, up func()) error {
 			token, err := p.admit(ctx, region)
 			if err != nil {
 				return err
 			}
-			m, err := fleet.Join(ctx, fleet.Config{ControlPlane: p.Server(), Name: name, PublicURL: url, JoinToken: token, Dir: dir, Version: p.cfg.Version}, e, p.log)
+			m, err := fleet.Join(ctx, fleet.Config{ControlPlane: p.Server(), Name: name, PublicURL: url, JoinToken: token, Dir: dir, Version: p.cfg.Version, Spool: spool}, e, p.log)
 			if err != nil {
 				return err
 			}

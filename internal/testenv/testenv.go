@@ -196,7 +196,7 @@ func Postgres(t testing.TB) string {
 
 // programs builds each program once per test binary, with the flags of the Makefile: what `make` built is
 // not compiled again.
-var programs = map[string]func() (string, error){"segue": build("segue"), "segue-edge": build("segue-edge")}
+var programs = map[string]func() (string, error){"segue": build("segue"), "segue-edge": build("segue-edge"), "segue-controlplane": build("segue-controlplane")}
 
 func build(name string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
