@@ -285,9 +285,9 @@ func (t *training) choose(ctx context.Context, m *Model) error {
 	}
 	// A model of the past, on as many listeners as is quick.
 	past := *t
-	past.byUser, past.last = thinned(byUser, last, 10*t.Trial)
+	past.byUser, past.last = thinned(byUser, last, 5*t.Trial)
 	past.byItem = past.byUser.transposed(len(t.items))
-	past.Sweeps = 5
+	past.Sweeps = 4
 	p := *m
 	p.recent, p.charts, p.ids = pastRecent(past.byUser, past.last, split, len(t.items)), map[string][]uint32{}, make([]string, len(t.items))
 	all := map[uint32]float32{}
@@ -296,9 +296,9 @@ func (t *training) choose(ctx context.Context, m *Model) error {
 	}
 	p.charts[""] = top(all, chartLength)
 
-	few := trials[:min(len(trials), 500)]
+	few := trials[:min(len(trials), 300)]
 	score := -1.0
-	for i, try := range []Chosen{{All: 0.1, Ridge: 0.01}, {All: 0.03, Ridge: 0.01}, {All: 0.3, Ridge: 0.01}, {All: 0.1, Ridge: 0.05}, {All: 0.3, Ridge: 0.003}} {
+	for i, try := range []Chosen{{All: 0.1, Ridge: 0.01}, {All: 0.3, Ridge: 0.01}, {All: 0.3, Ridge: 0.003}, {All: 0.1, Ridge: 0.05}} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -323,7 +323,7 @@ func (t *training) choose(ctx context.Context, m *Model) error {
 	score = -1
 	chosen := p.Chosen
 	for _, half := range []time.Duration{0, span / 2, span / 8} {
-		for _, w := range [][3]float32{{1, 0, 0}, {0, 1, 0}, {1, 0, .15}, {0, 1, .15}, {.5, .5, 0}, {.7, .3, .1}, {.5, .5, .1}, {.3, .7, .1}, {.7, .3, .3}, {.5, .5, .3}} {
+		for _, w := range [][3]float32{{1, 0, 0}, {0, 1, 0}, {1, 0, .15}, {.5, .5, 0}, {.7, .3, .1}, {.3, .7, .1}, {.7, .3, .3}} {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
