@@ -176,7 +176,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		}
 	}
 	if cfg.ClickHouse != "" {
-		if cp.sink, err = plays.NewSink(cfg.ClickHouse, log); err != nil {
+		if cp.sink, err = plays.NewSink(cfg.ClickHouse, plays.Schema{Retention: plays.DefaultRetention}, log); err != nil {
 			return nil, err
 		}
 	}

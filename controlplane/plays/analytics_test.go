@@ -3,6 +3,7 @@ package plays_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -38,7 +39,7 @@ type heard struct {
 
 // events spells a play out, as a player would report it.
 func (h heard) events() []plays.Stamped {
-	playID := ulid.Make().String()
+	playID := ulid.MustNew(ulid.Timestamp(h.at), rand.Reader).String() // a play is in the hour and day that its id says
 	user := fmt.Sprintf("%032s", h.user)
 	track := fmt.Sprintf("%026s", h.title)
 	var out []plays.Stamped
@@ -140,7 +141,7 @@ func carry(t *testing.T, url string, messages []eventlog.Message) {
 	if err := log.Append(t.Context(), messages...); err != nil {
 		t.Fatal(err)
 	}
-	sink, err := plays.NewSink(url, slog.New(slog.DiscardHandler))
+	sink, err := plays.NewSink(url, plays.Schema{Retention: plays.DefaultRetention}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

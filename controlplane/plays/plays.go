@@ -46,6 +46,13 @@ type Stamped struct {
 	DurationMS int64         `json:"duration_ms"`
 	Plan       api.Plan      `json:"plan"`
 	ReceivedAt time.Time     `json:"received_at"`
+	SkewMS     int64         `json:"skew_ms,omitempty"` // added to what the player said, because its clock was wrong
+	ArtistID   string        `json:"artist_id,omitempty"`
+	AlbumID    string        `json:"album_id,omitempty"`
+	Genre      string        `json:"genre,omitempty"`       // the track's first
+	Country    string        `json:"country,omitempty"`     // ISO 3166-1 alpha-2, of the address that reported it
+	Region     string        `json:"region,omitempty"`      // of Edge
+	DeviceType string        `json:"device_type,omitempty"` // web, phone, …
 }
 
 // Play is what is known of a granted play. Track may lack everything but its ID when the catalogue dropped it.

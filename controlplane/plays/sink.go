@@ -2,28 +2,26 @@ package plays
 
 import (
 	"context"
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"segue/internal/eventlog"
-	"segue/internal/serve"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/oklog/ulid/v2"
 )
-
-//go:embed schema.sql
-var schema string
 
 // Sink moves events from the log into ClickHouse.
 type Sink struct {
 	opts    *clickhouse.Options
+	schema  Schema
 	log     *slog.Logger
 	conn    driver.Conn // nil until the schema is there
 	Rows    atomic.Int64
@@ -31,19 +29,9 @@ type Sink struct {
 }
 
 // NewSink takes a URL clickhouse://user:password@host:9000/database.
-func NewSink(url string, log *slog.Logger) (*Sink, error) {
+func NewSink(url string, schema Schema, log *slog.Logger) (*Sink, error) {
 	opts, err := options(url)
-	return &Sink{opts: opts, log: log}, err
-}
-
-func options(url string) (*clickhouse.Options, error) {
-	opts, err := clickhouse.ParseDSN(url)
-	if err != nil || !strings.HasPrefix(url, "clickhouse://") || opts.Auth.Database == "" {
-		return nil, serve.Setupf("clickhouse URL: want clickhouse://user:password@host:9000/database")
-	}
-	opts.DialTimeout, opts.ReadTimeout = 3*time.Second, 30*time.Second
-	opts.Compression = &clickhouse.Compression{Method: clickhouse.CompressionLZ4}
-	return opts, nil
+	return &Sink{opts: opts, schema: schema, log: log}, err
 }
 
 // Run reads the log until ctx ends. With ClickHouse away the events stay in the log.
@@ -59,14 +47,15 @@ func (s *Sink) Run(ctx context.Context, log *eventlog.Log) error {
 
 func (s *Sink) take(ctx context.Context, batch []eventlog.Message) error {
 	if s.conn == nil {
-		conn, err := Open(ctx, s.opts)
+		conn, err := Open(ctx, s.opts, s.schema)
 		if err != nil {
 			return err
 		}
 		s.conn = conn
 	}
-	b, err := s.conn.PrepareBatch(ctx, `INSERT INTO play_events (event_id, play_id, type, at, received_at, user_key, plan, track_id, version, title, artist, album,
-		duration_ms, position_ms, played_ms, rendition, edge, startup_ms, stall_ms, player, message)`)
+	b, err := s.conn.PrepareBatch(ctx, `INSERT INTO play_events (event_id, play_id, type, at, received_at, skew_ms, play_at, user_key, plan, track_id, version, title, artist_id, artist,
+		album_id, album, genre, duration_ms, position_ms, played_ms, rendition, bitrate_kbps, edge, region, country, device_type, player, startup_ms, stall_ms, message,
+		context_type, context_id, offline)`)
 	if err != nil {
 		return fmt.Errorf("clickhouse: %w", err)
 	}
@@ -77,8 +66,17 @@ func (s *Sink) take(ctx context.Context, batch []eventlog.Message) error {
 			s.log.Error("event in the log cannot be read, passed over", "id", m.ID, "err", err)
 			continue
 		}
-		if err := b.Append(e.ID, e.PlayID, e.Type, e.At, e.ReceivedAt, e.UserKey, string(e.Plan), string(e.TrackID), string(e.Version), e.Title, e.Artist, e.Album,
-			uint32(e.DurationMS), uint32(e.PositionMS), uint32(e.PlayedMS), e.Rendition, e.Edge, uint32(e.StartupMS), uint32(e.StallMS), e.Player, e.Message); err != nil {
+		var contextType, contextID string
+		if e.Context != nil {
+			contextType, contextID = e.Context.Type, e.Context.ID
+		}
+		var offline uint8
+		if e.LicenceID != "" {
+			offline = 1
+		}
+		if err := b.Append(e.ID, e.PlayID, e.Type, e.At, e.ReceivedAt, e.SkewMS, playAt(e.PlayID), e.UserKey, string(e.Plan), string(e.TrackID), string(e.Version), e.Title,
+			e.ArtistID, e.Artist, e.AlbumID, e.Album, e.Genre, uint32(e.DurationMS), uint32(e.PositionMS), uint32(e.PlayedMS), e.Rendition, bitrateKbps(e.Rendition), e.Edge,
+			e.Region, e.Country, e.DeviceType, e.Player, uint32(e.StartupMS), uint32(e.StallMS), e.Message, contextType, contextID, offline); err != nil {
 			return errors.Join(fmt.Errorf("clickhouse: %w", err), b.Abort())
 		}
 		rows++
@@ -91,32 +89,21 @@ func (s *Sink) take(ctx context.Context, batch []eventlog.Message) error {
 	return nil
 }
 
-// Open connects and brings database and tables up to date.
-func Open(ctx context.Context, opts *clickhouse.Options) (driver.Conn, error) {
-	first := *opts
-	first.Auth.Database = "" // it may not be there yet
-	conn, err := clickhouse.Open(&first)
+// playAt is when a play was granted, or began offline: the time in its ULID, the same for all its events.
+func playAt(playID string) time.Time {
+	id, err := ulid.ParseStrict(playID)
 	if err != nil {
-		return nil, fmt.Errorf("clickhouse: %w", err)
+		return time.Time{}
 	}
-	err = conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS "+quoteName(opts.Auth.Database))
-	conn.Close()
-	if err != nil {
-		return nil, fmt.Errorf("clickhouse: %w", err)
-	}
-	if conn, err = clickhouse.Open(opts); err != nil {
-		return nil, fmt.Errorf("clickhouse: %w", err)
-	}
-	for statement := range strings.SplitSeq(schema, ";\n") {
-		if strings.TrimSpace(statement) == "" {
-			continue
-		}
-		if err := conn.Exec(ctx, statement); err != nil {
-			conn.Close()
-			return nil, fmt.Errorf("clickhouse: schema: %w", err)
-		}
-	}
-	return conn, nil
+	return ulid.Time(id.Time()).UTC()
 }
 
-func quoteName(s string) string { return "`" + strings.ReplaceAll(s, "`", "``") + "`" }
+// bitrateKbps reads the number in a rendition's name, as aac_160; 0: it has none.
+func bitrateKbps(rendition string) uint32 {
+	_, number, _ := strings.Cut(rendition, "_")
+	n, err := strconv.ParseUint(number, 10, 20)
+	if err != nil {
+		return 0
+	}
+	return uint32(n)
+}
