@@ -26,7 +26,9 @@ import (
 	"segue/controlplane/player"
 	"segue/controlplane/playlist"
 	"segue/controlplane/plays"
+	"segue/controlplane/recommend"
 	"segue/controlplane/search"
+	"segue/controlplane/stats"
 	"segue/controlplane/steer"
 	"segue/controlplane/store"
 	"segue/geo"
@@ -80,29 +82,33 @@ type Objects interface {
 
 // ControlPlane is one opened replica.
 type ControlPlane struct {
-	cfg      Config
-	log      *slog.Logger
-	db       *store.DB
-	events   *eventlog.Log
-	index    *search.Index
-	objects  Objects
-	identity *identity.Service
-	catalog  *catalog.Service
-	playback *playback.Service
-	playlist *playlist.Service
-	offline  *offline.Service
-	fleet    *fleet.Service
-	library  *library.Service
-	player   *player.Service
-	steer    *steer.Service
-	places   *geo.Locator
-	dns      *steer.DNS // nil: none
-	ingest   *plays.Ingest
-	sink     *plays.Sink // nil: no ClickHouse
-	tokens   *identity.Keys
-	licences *identity.Keys // sign offline licences
-	handler  http.Handler
-	metrics  *metrics
+	cfg        Config
+	log        *slog.Logger
+	db         *store.DB
+	events     *eventlog.Log
+	index      *search.Index
+	objects    Objects
+	identity   *identity.Service
+	catalog    *catalog.Service
+	playback   *playback.Service
+	playlist   *playlist.Service
+	offline    *offline.Service
+	fleet      *fleet.Service
+	library    *library.Service
+	player     *player.Service
+	steer      *steer.Service
+	places     *geo.Locator
+	dns        *steer.DNS // nil: none
+	ingest     *plays.Ingest
+	sink       *plays.Sink   // nil: no ClickHouse
+	reader     *plays.Reader // nil: no ClickHouse
+	recommend  *recommend.Service
+	stats      *stats.Service
+	clickhouse breaker
+	tokens     *identity.Keys
+	licences   *identity.Keys // sign offline licences
+	handler    http.Handler
+	metrics    *metrics
 
 	proxies  proxies
 	limits   *limits
@@ -135,7 +141,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg), limits: newLimits(cfg.PerSecond), gate: newGate(cfg.InService)}
 	cp.stopping, cp.stop = context.WithCancel(context.WithoutCancel(ctx))
 	cp.metrics.watch(reg, cp.gate)
-	cp.eventlog = cp.newBreaker("event log")
+	cp.eventlog, cp.clickhouse = cp.newBreaker("event log"), cp.newBreaker("clickhouse")
 	defer func() {
 		if err != nil {
 			cp.Close()
@@ -179,6 +185,9 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		if cp.sink, err = plays.NewSink(cfg.ClickHouse, plays.Schema{Retention: plays.DefaultRetention}, log); err != nil {
 			return nil, err
 		}
+		if cp.reader, err = plays.NewReader(cfg.ClickHouse); err != nil {
+			return nil, err
+		}
 	}
 	cp.catalog = catalog.New(cp.db, objects)
 	if err = cp.catalog.Upgrade(ctx); err != nil {
@@ -213,9 +222,11 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		People: cp.people, Playing: cp.playing})
 	cp.ingest = plays.NewIngest(cp.append, cfg.PlaysKey, cp.granted)
 	cp.ingest.Heard, cp.ingest.Offline = cp.heard, cp.heardOffline
+	cp.recommend, cp.stats = cp.newRecommend(cp.reader), cp.newStats(cp.reader)
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "segue_api_streams", Help: "Event streams that are open."}, func() float64 { return float64(cp.player.Streams()) }))
 	cp.identity.SetPersonal([]identity.Personal{
 		{Name: "playlists", Export: cp.playlist.Export, Forget: cp.playlist.Forget},
+		{Name: "recommendations", Export: cp.recommend.Export},
 		{Name: "library", Export: cp.library.Export, Forget: cp.library.Forget},
 		{Name: "player", Export: cp.player.Export, DeviceRemoved: cp.player.DeviceRemoved},
 		{Name: "plays", Export: cp.playback.Export, Forget: cp.playback.Forget, DeviceRemoved: cp.playback.DeviceRemoved},
@@ -330,6 +341,9 @@ func (cp *ControlPlane) Close() {
 	if cp.index != nil {
 		_ = cp.index.Close()
 	}
+	if cp.reader != nil {
+		_ = cp.reader.Close()
+	}
 	if cp.events != nil {
 		cp.events.Close()
 	}
@@ -372,6 +386,8 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	background("revocations", cp.fleet.WatchRevoked)
 	background("streams", cp.playback.Run)
 	background("offline", cp.offline.Run)
+	background("recommendations", cp.recommend.Run)
+	background("stats", cp.stats.Run)
 	for name, run := range map[string]func(context.Context, func(error)){"identity": cp.identity.Run, "media token keys": cp.tokens.Run, "licence keys": cp.licences.Run} {
 		background(name, func(ctx context.Context, failed func(error)) error {
 			run(ctx, failed)

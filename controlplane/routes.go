@@ -52,6 +52,8 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.ingestRoutes(a, router)
 	cp.fleetRoutes(a)
 	cp.libraryRoutes(a)
+	cp.recommendRoutes(a)
+	cp.statsRoutes(a)
 	cp.playerRoutes(a, router)
 	cp.steeringRoutes(a)
 	cp.steeringPages(router)

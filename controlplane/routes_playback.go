@@ -84,6 +84,7 @@ func (cp *ControlPlane) playbackRoutes(a huma.API) {
 		if err := cp.playback.Heard(ctx, principal(ctx).UserID, events); err != nil { // the events are durable: nothing is to be sent again
 			cp.log.Warn("end of a stream is not noted, it will time out", "request", requestID(ctx), "err", err)
 		}
+		cp.tasteOf(ctx, principal(ctx).UserID, events)
 		return reply(out, nil)
 	})
 }

@@ -112,7 +112,7 @@ func (g *Ingest) Take(ctx context.Context, userID string, events []api.Event) (a
 			out.Results = append(out.Results, api.EventResult{ID: e.ID, Status: "rejected", Error: err.Error()})
 			continue
 		}
-		s := Stamped{Event: e, UserKey: g.pseudonym(userID), TrackID: p.Track.ID, Version: p.Version, Title: p.Track.Title, Album: p.Track.Album.Title,
+		s := Stamped{Event: e, UserKey: g.UserKey(userID), TrackID: p.Track.ID, Version: p.Version, Title: p.Track.Title, Album: p.Track.Album.Title,
 			DurationMS: p.Track.DurationMS, Plan: p.Plan, ReceivedAt: now}
 		if len(p.Track.Artists) > 0 {
 			s.Artist = p.Track.Artists[0].Name
@@ -198,7 +198,8 @@ func check(e api.Event, p Play, userID string, now time.Time) error {
 	return nil
 }
 
-func (g *Ingest) pseudonym(userID string) string {
+// UserKey is a listener's pseudonym in the play logs. Without the key that it was made with, nobody can tell whose it is.
+func (g *Ingest) UserKey(userID string) string {
 	h := hmac.New(sha256.New, g.secret)
 	h.Write([]byte(userID))
 	return hex.EncodeToString(h.Sum(nil)[:16])

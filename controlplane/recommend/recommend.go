@@ -54,18 +54,18 @@ type Service struct {
 	noted noted
 	kept  kept
 
+	order   chan bool  // trainings that somebody wants: from all plays or not
 	turn    sync.Mutex // one training at a time
 	mu      sync.Mutex // guards the fields below
 	running bool
 	runs    int
 	lastErr string
-	out     map[string]bool // pseudonyms that the current model was not learnt from
 }
 
 // New wires the service and reads the model of an earlier run; one that cannot be read is left behind.
 func New(db *store.DB, cfg Config, ask Sources, log *slog.Logger) *Service {
 	cfg.Every, cfg.Full = cmp.Or(cfg.Every, time.Hour), cmp.Or(cfg.Full, 24*time.Hour)
-	s := &Service{db: db, cfg: cfg, ask: ask, log: log}
+	s := &Service{db: db, cfg: cfg, ask: ask, log: log, order: make(chan bool, 1)}
 	if m, err := model.Load(s.path("model")); err == nil {
 		s.model.Store(m)
 	} else if errors.Is(err, media.ErrCorrupt) {
