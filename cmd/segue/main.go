@@ -28,12 +28,13 @@ type cli struct {
 	LogLevel slog.Level      `help:"Least level logged: debug, info, warn, error." default:"${log_level}" placeholder:"LEVEL"`
 	LogJSON  bool            `help:"Log as JSON, for machines." name:"log-json"`
 
-	Up         Up         `cmd:"" help:"Run the whole platform on this machine."`
-	Package    Package    `cmd:"" help:"Package audio files into a local folder."`
-	Ingest     Ingest     `cmd:"" help:"Package audio files and publish them on a running platform."`
-	Admin      admin      `cmd:"" help:"Look into and steer a running platform."`
-	ClickHouse ClickHouse `cmd:"" name:"clickhouse" help:"Run the embedded ClickHouse engine alone."`
-	Version    versionCmd `cmd:"" help:"Print the version."`
+	Up         Up           `cmd:"" help:"Run the whole platform on this machine."`
+	Package    Package      `cmd:"" help:"Package audio files into a local folder."`
+	Ingest     Ingest       `cmd:"" help:"Package audio files and publish them on a running platform."`
+	Admin      admin        `cmd:"" help:"Look into and steer a running platform."`
+	Recommend  recommendCmd `cmd:"" help:"Train recommendations, and measure them."`
+	ClickHouse ClickHouse   `cmd:"" name:"clickhouse" help:"Run the embedded ClickHouse engine alone."`
+	Version    versionCmd   `cmd:"" help:"Print the version."`
 }
 
 type admin struct {
