@@ -50,6 +50,7 @@ type Config struct {
 	Replicas     int    // how many there are; more than one refuses the embedded stores
 	NATS         string // URL; empty: embedded, in Data/events
 	ClickHouse   string // clickhouse://…; empty: plays stay in the log
+	Analyst      string // http://user:password@host:8123/database of a ClickHouse user who may only read; empty: no questions in the console
 	PlaysKey     []byte // makes pseudonyms of listeners in the play logs; at least 16 bytes
 	AdminToken   string // made an admin token with all scopes at start; empty: none is made
 	GeoDB        string // MMDB file of cities or countries; empty: none

@@ -1,12 +1,21 @@
 package controlplane
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
+	"strconv"
+	"time"
 
 	"segue/controlplane/api"
+	"segue/controlplane/identity"
 	"segue/controlplane/plays"
 	"segue/controlplane/stats"
+	"segue/media"
 
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -60,4 +69,69 @@ func (cp *ControlPlane) statsRoutes(a huma.API) {
 	}) (*answer[api.Chart], error) {
 		return reply(cp.stats.Chart(ctx, in.Country, in.Week))
 	})
+	op = operation("sql", http.MethodPost, "/v1/admin/sql", tag, "Ask ClickHouse", adminScope+identity.ScopeStats)
+	op.Description = "One statement, as a user who may only read; docs/analytics.md has the tables and examples. At most 10,000 rows, 8 MiB and 30 s. 400 has ClickHouse's own words. " +
+		"503 of type no-play-logs: it is away, or this platform has none."
+	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.Question }) (*answer[api.Table], error) {
+		return reply(cp.askClickHouse(ctx, in.Body))
+	})
+}
+
+// Limits of a question in the console.
+const (
+	maxRows   = 10_000
+	maxTable  = 8 << 20
+	askedTime = 30 * time.Second
+)
+
+func (cp *ControlPlane) askClickHouse(ctx context.Context, q api.Question) (out api.Table, err error) {
+	if cp.cfg.Analyst == "" {
+		return out, fmt.Errorf("there is no ClickHouse: %w", stats.ErrAway)
+	}
+	limit := min(cmp.Or(q.MaxRows, 1000), maxRows)
+	ctx, cancel := context.WithTimeout(ctx, askedTime+time.Second)
+	defer cancel()
+	body := &bounded{left: maxTable}
+	begun := time.Now()
+	err = plays.Ask(ctx, cp.cfg.Analyst, q.SQL, "JSONCompact", map[string]string{"max_result_rows": strconv.Itoa(limit + 1), "result_overflow_mode": "break",
+		"max_execution_time": strconv.Itoa(int(askedTime.Seconds())), "max_block_size": strconv.Itoa(min(limit+1, 65536))}, body)
+	if said, ok := errors.AsType[plays.Refused](err); ok {
+		return out, fmt.Errorf("%s: %w", said.Error(), media.ErrInvalid)
+	} else if errors.Is(err, media.ErrTooLarge) {
+		return out, fmt.Errorf("the answer is over %d MiB: ask for less: %w", maxTable>>20, media.ErrInvalid)
+	} else if err != nil {
+		cp.log.Warn("clickhouse does not answer", "err", err)
+		return out, stats.ErrAway
+	}
+	var answer struct {
+		Meta []api.Column `json:"meta"`
+		Data [][]any      `json:"data"`
+	}
+	if err := json.Unmarshal(body.Bytes(), &answer); err != nil {
+		return out, fmt.Errorf("want a statement that answers with rows, and no FORMAT in it: %w", media.ErrInvalid)
+	}
+	out = api.Table{Columns: answer.Meta, Rows: answer.Data, DurationMS: time.Since(begun).Milliseconds()}
+	if out.Columns == nil {
+		out.Columns = []api.Column{}
+	}
+	if out.Rows == nil {
+		out.Rows = [][]any{}
+	}
+	if len(out.Rows) > limit {
+		out.Rows, out.Truncated = out.Rows[:limit], true
+	}
+	return out, nil
+}
+
+// bounded is a buffer that takes no more than so many bytes.
+type bounded struct {
+	bytes.Buffer
+	left int
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.left -= len(p); b.left < 0 {
+		return 0, media.ErrTooLarge
+	}
+	return b.Buffer.Write(p)
 }

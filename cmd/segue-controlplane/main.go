@@ -40,6 +40,7 @@ type cli struct {
 	Database       string           `help:"postgres://user@host/name or sqlite:PATH; default: SQLite in --data." placeholder:"URL"`
 	NATS           string           `help:"nats://host:4222[,…]; default: embedded in --data." name:"nats" placeholder:"URL"`
 	ClickHouse     string           `help:"clickhouse://user:password@host:9000/database; empty: plays stay in the event log." name:"clickhouse" placeholder:"URL"`
+	Analyst        string           `help:"http://user:password@host:8123/database of a ClickHouse user who may only read: answers questions in the console." name:"clickhouse-analyst" placeholder:"URL"`
 	Origin         string           `help:"Media objects: s3://bucket[/prefix]?endpoint=http://host:port, or a folder." required:"" placeholder:"WHERE"`
 	AdminTokenFile string           `help:"File with a secret that becomes an admin token." type:"path" required:"" placeholder:"FILE"`
 	PlaysKeyFile   string           `help:"File with a secret that makes pseudonyms in the play logs; the same on all replicas." type:"path" required:"" placeholder:"FILE"`
@@ -87,7 +88,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
-	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
+	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse, Analyst: c.Analyst,
 		GeoDB: c.GeoDB, GeoASN: c.GeoASN, GeoRules: c.GeoRules, DNSListen: c.DNSListen, DNSZone: c.DNSZone, PublicURL: strings.TrimRight(c.PublicURL, "/"),
 		Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, SearchShards: c.SearchShards, PerSecond: c.RateLimit, Version: version,
 		TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox, Drain: c.Drain, TraceEndpoint: c.TraceEndpoint}

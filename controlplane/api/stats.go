@@ -105,3 +105,23 @@ type Chart struct {
 	Final   bool         `json:"final"`   // the week is over, and what players kept while off-line has come, but for what is over 30 days late
 	Entries []ChartEntry `json:"entries"`
 }
+
+// Question is the body of POST /v1/admin/sql.
+type Question struct {
+	SQL     string `json:"sql" minLength:"1" maxLength:"20000"`
+	MaxRows int    `json:"max_rows,omitempty" minimum:"0" maximum:"10000" doc:"default: 1000"`
+}
+
+// Table is ClickHouse's answer.
+type Table struct {
+	Columns    []Column `json:"columns"`
+	Rows       [][]any  `json:"rows"`
+	Truncated  bool     `json:"truncated"` // there are more rows
+	DurationMS int64    `json:"duration_ms"`
+}
+
+// Column is one of a Table. Type is ClickHouse's.
+type Column struct {
+	Name string `json:"name"`
+	Type string `json:"type"`
+}

@@ -34,6 +34,9 @@ type Sources struct {
 	Artists func(ctx context.Context, ids ...string) ([]api.Artist, error)
 }
 
+// ErrAway: play logs cannot be asked, and there is no answer from before.
+var ErrAway = errors.New("play logs cannot be asked just now")
+
 // Service is safe for concurrent use.
 type Service struct {
 	db  *store.DB
@@ -64,7 +67,7 @@ const (
 )
 
 // answer gives the answer to a question: of memory, of ClickHouse, or, when that cannot be asked, the last one that was
-// given. media.ErrBusy when there is none.
+// given. ErrAway when there is none.
 func answer[T any](ctx context.Context, s *Service, key, userID string, valid time.Duration, stamp func(*T) *api.AsOf, ask func(context.Context) (T, error)) (T, error) {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	s.mu.Lock()
@@ -78,7 +81,7 @@ func answer[T any](ctx context.Context, s *Service, key, userID string, valid ti
 		*stamp(&out) = api.AsOf{AsOf: r.asOf}
 		return out, nil
 	}
-	err := error(media.ErrBusy)
+	err := ErrAway
 	if s.ask.Rows != nil {
 		actx, cancel := context.WithTimeout(ctx, askTime)
 		out, err = ask(actx)
@@ -99,7 +102,7 @@ func answer[T any](ctx context.Context, s *Service, key, userID string, valid ti
 	var body string
 	var at int64
 	if err := s.db.QueryRowContext(ctx, `SELECT body, as_of FROM stats_answers WHERE key = $1`, key).Scan(&body, &at); errors.Is(err, sql.ErrNoRows) {
-		return out, fmt.Errorf("play logs cannot be asked just now: %w", media.ErrBusy)
+		return out, ErrAway
 	} else if err != nil {
 		return out, err
 	}
