@@ -74,7 +74,7 @@ func (cp *ControlPlane) pageRoutes(router *httprouter.Router) {
 			cp.anonymous(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h(w, r, ps) })).ServeHTTP(w, r)
 		})
 	}
-	for _, path := range []string{"/", "/docs", "/assets/*file", "/favicon.svg", "/manifest.webmanifest"} {
+	for _, path := range []string{"/", "/docs", "/console/sql", "/assets/*file", "/favicon.svg", "/manifest.webmanifest"} {
 		router.Handler(http.MethodGet, path, pages)
 		router.Handler(http.MethodHead, path, pages)
 	}

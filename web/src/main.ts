@@ -3,6 +3,7 @@
 import { Api, Problem, type Album, type Artist, type Found, type Page, type Track } from "./api";
 import { Events } from "./events";
 import { Player, auto } from "./player";
+import { shelves } from "./shelves";
 import { albumGrid, art, artistRow, clock, el, paintArt, section, trackList, type TrackActions } from "./view";
 
 const $ = <T extends HTMLElement>(id: string) => document.getElementById(id) as T;
@@ -44,7 +45,7 @@ async function route() {
 
 async function home(): Promise<Node[]> {
   const mine = visit;
-  const [albums, tracks] = await Promise.all([api.get<Page<Album>>("/v1/albums?limit=24"), api.get<Page<Track>>("/v1/tracks?limit=50")]);
+  const [albums, tracks, feed] = await Promise.all([api.get<Page<Album>>("/v1/albums?limit=24"), api.get<Page<Track>>("/v1/tracks?limit=50"), shelves(api, act)]);
   if (!tracks.next) lookAgain(mine, tracks.items.length);
   if (tracks.items.length === 0) return [el("p", { class: "empty" }, "No music yet. It appears here as it is ingested.")];
   const list = el("div"), all: Track[] = [];
@@ -55,7 +56,7 @@ async function home(): Promise<Node[]> {
     mark();
   };
   grow(tracks);
-  return [section("Albums", albumGrid(albums.items)), section("Tracks", list)];
+  return [...feed, section("Albums", albumGrid(albums.items)), section("Tracks", list)];
 }
 
 /** lookAgain shows what was ingested since, for as long as the home page is looked at and short. */
