@@ -18,6 +18,7 @@ import (
 
 const (
 	shelfLength = 20
+	candidates  = 32 // looked up for a shelf: some are on another one, or cannot be played here
 	becauseOf   = 2 // shelves of what goes with one track
 	genreOf     = 3 // shelves of genres
 	exploring   = 8 // every eighth place of made-for-you is for a track that is new here
@@ -65,7 +66,7 @@ func (s *Service) Home(ctx context.Context, userID string) (api.Home, error) {
 	}
 	rows = append(rows, popular)
 	for _, g := range l.Genres[:min(len(l.Genres), genreOf)] {
-		ids, name, err := s.genre(ctx, g, 3*shelfLength)
+		ids, name, err := s.genre(ctx, g)
 		if err != nil {
 			return out, err
 		}
@@ -76,12 +77,8 @@ func (s *Service) Home(ctx context.Context, userID string) (api.Home, error) {
 	if err != nil {
 		return out, err
 	}
-	latest := make([]string, 0, 3*shelfLength)
-	for _, f := range fresh[:min(len(fresh), 3*shelfLength)] {
-		latest = append(latest, f.id)
-	}
 	reason := api.Reason{Type: api.ReasonNew, Text: "New here"}
-	rows = append(rows, row{Shelf: api.Shelf{ID: api.ShelfNew, Title: "New here", Reason: &reason}, tracks: because(latest, reason), least: 1})
+	rows = append(rows, row{Shelf: api.Shelf{ID: api.ShelfNew, Title: "New here", Reason: &reason}, tracks: because(spreadOut(fresh), reason), least: 1})
 	out.Shelves, err = s.fill(ctx, l, rows)
 	return out, err
 }
@@ -119,7 +116,7 @@ func (s *Service) personal(ctx context.Context, l *listener, m *model.Model, now
 		if shelves == becauseOf {
 			break
 		}
-		list, err := s.similar(ctx, m, id, 3*shelfLength)
+		list, err := s.similar(ctx, m, id, candidates)
 		if err != nil {
 			return nil, err
 		}
@@ -200,9 +197,13 @@ func (s *Service) popular(ctx context.Context, l *listener, m *model.Model) (row
 			if len(chart) == 0 || name != "" && len(chart) < leastChart {
 				continue
 			}
-			ids := make([]string, min(len(chart), 4*shelfLength))
-			for i := range ids {
-				ids[i] = m.ID(int(chart[i]))
+			list := make([]model.Scored, len(chart))
+			for i, n := range chart {
+				list[i] = model.Scored{Item: int(n), Score: -float32(i)}
+			}
+			var ids []string
+			for _, x := range m.Diverse(list, model.Rules{N: candidates, PerGroup: perArtist}, nil) {
+				ids = append(ids, m.ID(x.Item))
 			}
 			if name == l.country && name != "" {
 				return shelf("Popular where you are", "Popular in "+name, name, ids), nil
@@ -211,7 +212,7 @@ func (s *Service) popular(ctx context.Context, l *listener, m *model.Model) (row
 		}
 	}
 	ids, err := s.popularInSQL(ctx)
-	return shelf("Popular", "Popular", "", ids[:min(len(ids), 4*shelfLength)]), err
+	return shelf("Popular", "Popular", "", ids), err
 }
 
 // kept are lists that are the same for all, kept for a minute.
@@ -230,11 +231,11 @@ func (s *Service) popularInSQL(ctx context.Context) ([]string, error) {
 	if time.Since(s.kept.at[0]) < keepFor {
 		return s.kept.popular, nil
 	}
-	ids, err := s.ids(ctx, `SELECT id FROM tracks WHERE removed_at = 0 AND version <> '' ORDER BY popularity DESC, id DESC LIMIT 300`)
+	list, err := s.short(ctx, `SELECT id, artist_id, genres FROM tracks WHERE removed_at = 0 AND version <> '' ORDER BY popularity DESC, id DESC LIMIT 300`)
 	if err == nil {
-		s.kept.popular, s.kept.at[0] = ids, time.Now()
+		s.kept.popular, s.kept.at[0] = spreadOut(list), time.Now()
 	}
-	return ids, err
+	return s.kept.popular, err
 }
 
 // freshTrack is one that came lately.
@@ -247,31 +248,51 @@ func (s *Service) fresh(ctx context.Context) ([]freshTrack, error) {
 	if time.Since(s.kept.at[1]) < keepFor {
 		return s.kept.fresh, nil
 	}
-	var list []freshTrack
-	err := s.rows(ctx, `SELECT id, artist_id, genres FROM tracks WHERE removed_at = 0 AND version <> '' ORDER BY id DESC LIMIT 1000`, nil, func(scan func(...any) error) error {
-		var f freshTrack
-		err := scan(&f.id, &f.artist, &f.genres)
-		list = append(list, f)
-		return err
-	})
+	list, err := s.short(ctx, `SELECT id, artist_id, genres FROM tracks WHERE removed_at = 0 AND version <> '' ORDER BY id DESC LIMIT 1000`)
 	if err == nil {
 		s.kept.fresh, s.kept.at[1] = list, time.Now()
 	}
 	return list, err
 }
 
+// short reads what rules ask of tracks.
+func (s *Service) short(ctx context.Context, text string, args ...any) (list []freshTrack, err error) {
+	err = s.rows(ctx, text, args, func(scan func(...any) error) error {
+		var f freshTrack
+		err := scan(&f.id, &f.artist, &f.genres)
+		list = append(list, f)
+		return err
+	})
+	return list, err
+}
+
+// spreadOut is the head of a list with no artist more often than they may be on a shelf; the rest follows when there are
+// too few artists for that.
+func spreadOut(list []freshTrack) []string {
+	count := map[string]int{}
+	var out, more []string
+	for _, f := range list {
+		if count[f.artist]++; count[f.artist] <= perArtist {
+			out = append(out, f.id)
+		} else {
+			more = append(more, f.id)
+		}
+		if len(out) == candidates {
+			return out
+		}
+	}
+	return append(out, more[:min(len(more), candidates-len(out))]...)
+}
+
 // genre is what is popular in a genre, and what the genre is called.
-func (s *Service) genre(ctx context.Context, id string, n int) (ids []string, name string, err error) {
-	name = id
+func (s *Service) genre(ctx context.Context, id string) (ids []string, name string, err error) {
 	names, err := s.ids(ctx, `SELECT name FROM genres WHERE id = $1`, id)
 	if err != nil {
 		return nil, "", err
 	}
-	if len(names) > 0 {
-		name = names[0]
-	}
-	ids, err = s.ids(ctx, `SELECT track_id FROM track_genres WHERE genre_id = $1 ORDER BY popularity DESC, track_id DESC LIMIT $2`, id, n)
-	return ids, name, err
+	list, err := s.short(ctx, `SELECT t.id, t.artist_id, t.genres FROM (SELECT track_id, popularity FROM track_genres WHERE genre_id = $1 ORDER BY popularity DESC, track_id DESC LIMIT 200) AS g
+		JOIN tracks t ON t.id = g.track_id WHERE t.version <> '' ORDER BY g.popularity DESC, g.track_id DESC`, id)
+	return spreadOut(list), append(names, id)[0], err
 }
 
 // explore picks tracks that are too new for the model to know them: of artists whom the person hears, of genres they hear,
@@ -338,7 +359,7 @@ func (s *Service) explore(ctx context.Context, l *listener, m *model.Model, now 
 func (s *Service) fill(ctx context.Context, l *listener, rows []row) ([]api.Shelf, error) {
 	var ids []string
 	for _, r := range rows {
-		for _, w := range r.tracks[:min(len(r.tracks), 3*shelfLength)] {
+		for _, w := range r.tracks[:min(len(r.tracks), candidates)] {
 			ids = append(ids, w.id)
 		}
 		if r.Reason != nil && r.Reason.TrackID != "" {
@@ -353,11 +374,11 @@ func (s *Service) fill(ctx context.Context, l *listener, rows []row) ([]api.Shel
 	out := []api.Shelf{}
 	for _, r := range rows {
 		if r.tracks != nil || r.Albums == nil && r.Mixes == nil {
-			cap := perArtist
+			most := perArtist
 			if r.ID == api.ShelfBecause {
-				cap++
+				most++
 			}
-			r.Tracks = place(l, known, r.tracks, shown, shelfLength, cap)
+			r.Tracks = place(l, known, r.tracks, shown, shelfLength, most)
 			if len(r.Tracks) < max(r.least, 1) {
 				for _, t := range r.Tracks {
 					delete(shown, string(t.Track.ID))
@@ -381,7 +402,7 @@ func (s *Service) fill(ctx context.Context, l *listener, rows []row) ([]api.Shel
 // tracks looks up the tracks and those that reasons name.
 func (s *Service) tracks(ctx context.Context, rows []row, ids []string) (map[string]api.Track, error) {
 	for _, r := range rows {
-		for _, w := range r.tracks[:min(len(r.tracks), 3*shelfLength)] {
+		for _, w := range r.tracks[:min(len(r.tracks), candidates)] {
 			if w.reason.TrackID != "" {
 				ids = append(ids, string(w.reason.TrackID))
 			}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"segue/controlplane/api"
+	"segue/controlplane/catalog"
 	"segue/controlplane/recommend"
 	"segue/controlplane/recommend/model"
 	"segue/controlplane/store"
@@ -74,7 +75,7 @@ func newWorld(t testing.TB, dsn string) *world {
 
 func (w *world) open() {
 	w.Service = recommend.New(w.db, recommend.Config{Dir: w.dir, Model: model.Config{Dim: 16, Sweeps: 6}}, recommend.Sources{
-		Tracks: w.tracks,
+		Tracks: catalog.New(w.db, nil).TracksByID,
 		Releases: func(context.Context, string, string, int) (api.Page[api.Album], error) {
 			return api.Page[api.Album]{}, nil
 		},
@@ -113,19 +114,6 @@ func (w *world) track(id, artist, album, title, genre string) {
 	w.exec(`INSERT INTO tracks (id, album_id, artist_id, title, version, duration_ms, disc_number, track_number, date, genres, renditions, loudness, created_at, updated_at, popularity)
 		VALUES ($1, $2, $3, $4, 'v', 200000, 1, 1, '2020', $5, '[]', '{}', 0, 0, 0)`, id, album, artist, title, `["`+genre+`"]`)
 	w.exec(`INSERT INTO track_genres (track_id, genre_id, popularity) VALUES ($1, $2, 0)`, id, genre)
-}
-
-func (w *world) tracks(ctx context.Context, ids ...string) (out []api.Track, err error) {
-	for _, id := range ids {
-		var t api.Track
-		var a api.ArtistRef
-		err := w.db.QueryRowContext(ctx, `SELECT t.id, t.title, a.id, a.name FROM tracks t JOIN artists a ON a.id = t.artist_id WHERE t.id = $1`, id).Scan(&t.ID, &t.Title, &a.ID, &a.Name)
-		if err == nil {
-			t.Artists = []api.ArtistRef{a}
-			out = append(out, t)
-		}
-	}
-	return out, nil
 }
 
 func (w *world) user(name, country string) string {
