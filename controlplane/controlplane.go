@@ -56,6 +56,7 @@ type Config struct {
 	GeoDB        string // MMDB file of cities or countries; empty: none
 	GeoASN       string // MMDB file of autonomous systems; empty: none
 	GeoRules     string // file of own rules, see geo.Rules; empty: none
+	TrainPairs   int    // pairs of listener and track that recommendations learn from, at most, some 50 bytes each while they do; 0: 20 million
 	Steering     geo.Policy
 	DNSListen    string // host:port, UDP and TCP; empty: no DNS responder
 	DNSZone      string // file of the zone, see steer.Zone

@@ -38,7 +38,7 @@ func (cp *ControlPlane) newRecommend(reader *plays.Reader) *recommend.Service {
 			})
 		}
 	}
-	return recommend.New(cp.db, recommend.Config{Dir: filepath.Join(cp.cfg.Data, "recommend")}, ask, cp.log)
+	return recommend.New(cp.db, recommend.Config{Dir: filepath.Join(cp.cfg.Data, "recommend"), Limits: model.Limits{Pairs: cp.cfg.TrainPairs}}, ask, cp.log)
 }
 
 // tasteOf has recommendations learn of what a player reported. The events are durable by now: a taste that lacks a play

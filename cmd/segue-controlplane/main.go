@@ -57,6 +57,7 @@ type cli struct {
 	Replicas       int              `help:"How many there are." default:"1"`
 	SearchShards   int              `help:"Shards of the search index: one is fastest to ask, more are faster to fill." default:"1"`
 	RateLimit      float64          `help:"Requests a second of one account or address; negative: no limit." default:"100"`
+	TrainPairs     int              `help:"Pairs of listener and track that recommendations learn from, at most; training takes some 50 bytes for each." default:"20000000"`
 	PremiumStreams int              `help:"Streams at a time of an account with a plan that is paid for." default:"1"`
 	OIDC           oidc             `embed:"" prefix:"oidc-"`
 	TrustedProxies []string         `help:"Load balancers whose X-Forwarded-For and Forwarded are believed: addresses or networks." name:"trusted-proxy" placeholder:"CIDR"`
@@ -88,7 +89,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
-	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse, Analyst: c.Analyst,
+	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse, Analyst: c.Analyst, TrainPairs: c.TrainPairs,
 		GeoDB: c.GeoDB, GeoASN: c.GeoASN, GeoRules: c.GeoRules, DNSListen: c.DNSListen, DNSZone: c.DNSZone, PublicURL: strings.TrimRight(c.PublicURL, "/"),
 		Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, SearchShards: c.SearchShards, PerSecond: c.RateLimit, Version: version,
 		TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox, Drain: c.Drain, TraceEndpoint: c.TraceEndpoint}

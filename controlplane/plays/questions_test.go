@@ -414,7 +414,7 @@ func sameLine(a, b string) bool {
 		if _, after, ok := strings.Cut(x[i], "."); ok {
 			digits = len(after)
 		}
-		if err1 != nil || err2 != nil || !strings.Contains(y[i], ".") || math.Abs(f-g) > 0.51*math.Pow(10, -float64(min(digits, 3))) {
+		if err1 != nil || err2 != nil || math.Abs(f-g) > 0.51*math.Pow(10, -float64(min(digits, 3))) {
 			return false
 		}
 	}

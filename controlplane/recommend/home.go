@@ -19,10 +19,10 @@ import (
 const (
 	shelfLength = 20
 	candidates  = 32 // looked up for a shelf: some are on another one, or cannot be played here
-	becauseOf   = 2 // shelves of what goes with one track
-	genreOf     = 3 // shelves of genres
-	exploring   = 8 // every eighth place of made-for-you is for a track that is new here
-	perArtist   = 2 // on a shelf
+	becauseOf   = 2  // shelves of what goes with one track
+	genreOf     = 3  // shelves of genres
+	exploring   = 8  // every eighth place of made-for-you is for a track that is new here
+	perArtist   = 2  // on a shelf
 	spread      = 0.25
 	newFor      = 45 * 24 * time.Hour
 	weekOff     = 7 * 24 * time.Hour // a radio holds back what was heard in it

@@ -93,8 +93,8 @@ func (s *Service) Train(ctx context.Context, full bool) (err error) {
 		return fmt.Errorf("a training runs: %w", media.ErrBusy)
 	}
 	defer s.turn.Unlock()
-	s.ended(true, nil)
-	defer func() { s.ended(false, err) }()
+	s.setRunning(true, nil)
+	defer func() { s.setRunning(false, err) }()
 	now := time.Now().UTC()
 	out, err := s.left(ctx)
 	if err != nil {
@@ -179,7 +179,7 @@ func (s *Service) groups(ctx context.Context) (func(string) uint32, error) {
 	return func(id string) uint32 { return of[id] }, err
 }
 
-func (s *Service) ended(running bool, err error) {
+func (s *Service) setRunning(running bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running = running

@@ -153,7 +153,7 @@ func (s *Service) Run(ctx context.Context, failed func(error)) error {
 // plays puts a selection of plays together from what is known of them. The view plays does the same, but a condition on it
 // is looked at after all plays are put together; every row of a play names its listener, track and artist.
 func plays(where string) string {
-	return `(SELECT s.play_id AS play_id, any(s.user_key) AS user_key, toString(any(s.track_id)) AS track_id, any(s.title) AS title, any(s.artist_id) AS artist_id, any(s.artist) AS artist,
+	return `(SELECT s.play_id AS play_id, any(s.user_key) AS user_key, toString(any(s.track_id)) AS track_id, toString(any(s.title)) AS title, toString(any(s.artist_id)) AS artist_id, toString(any(s.artist)) AS artist,
 		toString(max(s.country)) AS country, toDate(min(s.play_at)) AS day, max(s.ended) AS ended, max(s.duration_ms) AS duration_ms, toUInt32(max(s.played_ms)) AS played_ms,
 		max(s.played_ms) >= least(30000, greatest(max(s.duration_ms), 1000) - 500) AS counted FROM play_states AS s WHERE ` + where + ` GROUP BY s.play_id)`
 }
