@@ -145,13 +145,19 @@ func (s *Service) madeForYou(ctx context.Context, l *listener, m *model.Model, n
 	if err != nil {
 		return nil, err
 	}
+	count := map[uint32]int{} // new tracks come first where an artist has no more than so many places
+	for _, e := range explore {
+		count[groupOf(e.artist)]++
+	}
 	var out []wanted
-	for i, x := range list {
-		if i%exploring == exploring-2 && len(explore) > 0 {
-			out = append(out, explore[0])
+	for _, x := range list {
+		if len(out)%exploring == exploring-2 && len(explore) > 0 {
+			out = append(out, explore[0].wanted)
 			explore = explore[1:]
 		}
-		out = append(out, l.explain(m, x))
+		if count[m.Group(x.Item)]++; count[m.Group(x.Item)] <= perArtist || m.Group(x.Item) == 0 {
+			out = append(out, l.explain(m, x))
+		}
 	}
 	return out, nil
 }
@@ -295,9 +301,15 @@ func (s *Service) genre(ctx context.Context, id string) (ids []string, name stri
 	return spreadOut(list), append(names, id)[0], err
 }
 
+// newTrack is one to explore, and whose it is.
+type newTrack struct {
+	wanted
+	artist string
+}
+
 // explore picks tracks that are too new for the model to know them: of artists whom the person hears, of genres they hear,
 // and some by chance, which is how a new track gets its first listeners.
-func (s *Service) explore(ctx context.Context, l *listener, m *model.Model, now time.Time, n int) ([]wanted, error) {
+func (s *Service) explore(ctx context.Context, l *listener, m *model.Model, now time.Time, n int) ([]newTrack, error) {
 	fresh, err := s.fresh(ctx)
 	if err != nil || len(fresh) == 0 {
 		return nil, err
@@ -323,7 +335,7 @@ func (s *Service) explore(ctx context.Context, l *listener, m *model.Model, now 
 	h.Write([]byte(l.id))
 	rng := rand.New(rand.NewPCG(h.Sum64(), uint64(now.Unix()/86400)))
 	type option struct {
-		wanted
+		newTrack
 		score float64
 	}
 	var options []option
@@ -335,7 +347,7 @@ func (s *Service) explore(ctx context.Context, l *listener, m *model.Model, now 
 		if i := m.Find(f.id); i >= 0 && m.Recent(i) > 50 {
 			continue // the model knows it well
 		}
-		o := option{wanted{f.id, api.Reason{Type: api.ReasonNew, Text: "New here"}}, rng.Float64()}
+		o := option{newTrack{wanted{f.id, api.Reason{Type: api.ReasonNew, Text: "New here"}}, f.artist}, rng.Float64()}
 		switch {
 		case artists[f.artist]:
 			o.score += 2
@@ -347,9 +359,9 @@ func (s *Service) explore(ctx context.Context, l *listener, m *model.Model, now 
 		options = append(options, o)
 	}
 	slices.SortFunc(options, func(a, b option) int { return cmp.Or(cmp.Compare(b.score, a.score), strings.Compare(a.id, b.id)) })
-	out := make([]wanted, 0, n)
+	out := make([]newTrack, 0, n)
 	for _, o := range options[:min(len(options), n)] {
-		out = append(out, o.wanted)
+		out = append(out, o.newTrack)
 	}
 	return out, nil
 }

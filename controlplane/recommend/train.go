@@ -171,12 +171,17 @@ func (s *Service) groups(ctx context.Context) (func(string) uint32, error) {
 		if err := scan(&id, &artist); err != nil {
 			return err
 		}
-		h := fnv.New32a()
-		h.Write([]byte(artist))
-		of[id] = max(h.Sum32(), 1)
+		of[id] = groupOf(artist)
 		return nil
 	})
 	return func(id string) uint32 { return of[id] }, err
+}
+
+// groupOf is an artist's number. Two artists with one number would share a cap: with a million artists, some hundred do.
+func groupOf(artist string) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(artist))
+	return max(h.Sum32(), 1)
 }
 
 func (s *Service) setRunning(running bool, err error) {

@@ -83,6 +83,9 @@ func (m *Model) Find(id string) int {
 // ID is the inverse of Find.
 func (m *Model) ID(item int) string { return m.ids[item] }
 
+// Group is whose a track is, as Config.Group said; 0: not known.
+func (m *Model) Group(item int) uint32 { return m.groups[item] }
+
 // Recent is how much a track is heard lately: plays, of which one a month old counts half.
 func (m *Model) Recent(item int) float64 { return float64(m.recent[item]) }
 
