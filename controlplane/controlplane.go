@@ -26,7 +26,9 @@ import (
 	"segue/controlplane/player"
 	"segue/controlplane/playlist"
 	"segue/controlplane/plays"
+	"segue/controlplane/recommend"
 	"segue/controlplane/search"
+	"segue/controlplane/stats"
 	"segue/controlplane/steer"
 	"segue/controlplane/store"
 	"segue/geo"
@@ -48,7 +50,9 @@ type Config struct {
 	Replicas    int    // how many there are; more than one refuses the embedded stores
 	NATS        string // URL; empty: embedded, in Data/events
 	ClickHouse  string // clickhouse://…; empty: plays stay in the log
+	Analyst     string // http://user:password@host:8123/database of a ClickHouse user who may only read; empty: no questions in the console
 	PlaysSchema plays.Schema
+	TrainPairs  int    // pairs of listener and track that recommendations learn from, at most, some 50 bytes each while they do; 0: 20 million
 	PlaysKey    []byte // makes pseudonyms of listeners in the play logs; at least 16 bytes
 	AdminToken  string // made an admin token with all scopes at start; empty: none is made
 	GeoDB       string // MMDB file of cities or countries; empty: none
@@ -80,26 +84,30 @@ type Objects interface {
 
 // ControlPlane is one opened replica.
 type ControlPlane struct {
-	cfg      Config
-	log      *slog.Logger
-	db       *store.DB
-	events   *eventlog.Log
-	index    *search.Index
-	objects  Objects
-	identity *identity.Service
-	catalog  *catalog.Service
-	playback *playback.Service
-	playlist *playlist.Service
-	offline  *offline.Service
-	fleet    *fleet.Service
-	library  *library.Service
-	player   *player.Service
-	steer    *steer.Service
-	places   *geo.Locator
-	dns      *steer.DNS // nil: none
-	ingest   *plays.Ingest
-	sink     *plays.Sink // nil: no ClickHouse
-	dead     *plays.DeadLetters
+	cfg        Config
+	log        *slog.Logger
+	db         *store.DB
+	events     *eventlog.Log
+	index      *search.Index
+	objects    Objects
+	identity   *identity.Service
+	catalog    *catalog.Service
+	playback   *playback.Service
+	playlist   *playlist.Service
+	offline    *offline.Service
+	fleet      *fleet.Service
+	library    *library.Service
+	player     *player.Service
+	steer      *steer.Service
+	places     *geo.Locator
+	dns        *steer.DNS // nil: none
+	ingest     *plays.Ingest
+	sink       *plays.Sink // nil: no ClickHouse
+	dead       *plays.DeadLetters
+	reader     *plays.Reader // nil: no ClickHouse
+	recommend  *recommend.Service
+	stats      *stats.Service
+	clickhouse breaker
 
 	forgetter *plays.Forgetter
 	names     fewNames
@@ -139,7 +147,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg), limits: newLimits(cfg.PerSecond), gate: newGate(cfg.InService)}
 	cp.stopping, cp.stop = context.WithCancel(context.WithoutCancel(ctx))
 	cp.metrics.watch(reg, cp.gate)
-	cp.eventlog = cp.newBreaker("event log")
+	cp.eventlog, cp.clickhouse = cp.newBreaker("event log"), cp.newBreaker("clickhouse")
 	defer func() {
 		if err != nil {
 			cp.Close()
@@ -186,6 +194,9 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		}
 		cp.sink.Country, cp.sink.Dead = cp.places.Country, cp.dead.Keep
 		reg.MustRegister(cp.sink)
+		if cp.reader, err = plays.NewReader(cfg.ClickHouse); err != nil {
+			return nil, err
+		}
 	}
 	cp.catalog = catalog.New(cp.db, objects)
 	if err = cp.catalog.Upgrade(ctx); err != nil {
@@ -221,9 +232,11 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	cp.ingest = plays.NewIngest(cp.append, cfg.PlaysKey, cp.granted)
 	cp.forgetter = plays.NewForgetter(cp.db, cp.ingest, cp.sink, cp.events)
 	cp.ingest.Heard, cp.ingest.Offline, cp.ingest.Region, cp.ingest.Log = cp.heard, cp.heardOffline, cp.regionOf, cp.appendLog
+	cp.recommend, cp.stats = cp.newRecommend(cp.reader), cp.newStats(cp.reader)
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "segue_api_streams", Help: "Event streams that are open."}, func() float64 { return float64(cp.player.Streams()) }))
 	cp.identity.SetPersonal([]identity.Personal{
 		{Name: "playlists", Export: cp.playlist.Export, Forget: cp.playlist.Forget},
+		{Name: "recommendations", Export: cp.recommend.Export},
 		{Name: "library", Export: cp.library.Export, Forget: cp.library.Forget},
 		{Name: "player", Export: cp.player.Export, DeviceRemoved: cp.player.DeviceRemoved},
 		{Name: "plays", Export: cp.playback.Export, Forget: cp.playback.Forget, DeviceRemoved: cp.playback.DeviceRemoved},
@@ -339,6 +352,9 @@ func (cp *ControlPlane) Close() {
 	if cp.index != nil {
 		_ = cp.index.Close()
 	}
+	if cp.reader != nil {
+		_ = cp.reader.Close()
+	}
 	if cp.events != nil {
 		cp.events.Close()
 	}
@@ -382,6 +398,8 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	background("streams", cp.playback.Run)
 	background("offline", cp.offline.Run)
 	background("play logs of deleted accounts", cp.forgetter.Run)
+	background("recommendations", cp.recommend.Run)
+	background("stats", cp.stats.Run)
 	for name, run := range map[string]func(context.Context, func(error)){"identity": cp.identity.Run, "media token keys": cp.tokens.Run, "licence keys": cp.licences.Run} {
 		background(name, func(ctx context.Context, failed func(error)) error {
 			run(ctx, failed)

@@ -361,7 +361,7 @@ func undocumented(op operationDoc, resp *http.Response, body []byte, method stri
 	if err := decoder.Decode(&p); err != nil || p.Status != resp.StatusCode || !strings.HasPrefix(p.Type, "/problems/") || p.Title == "" {
 		return fmt.Sprintf("%s with a bad problem document: %v", status, err)
 	}
-	if resp.StatusCode == 503 && p.Type != "/problems/no-edge" {
+	if resp.StatusCode == 503 && p.Type != "/problems/no-edge" && p.Type != "/problems/no-play-logs" {
 		return "503 " + p.Type
 	}
 	return ""

@@ -17,6 +17,7 @@ import (
 	"segue/controlplane/playback"
 	"segue/controlplane/player"
 	"segue/controlplane/playlist"
+	"segue/controlplane/stats"
 	"segue/controlplane/steer"
 	"segue/media"
 
@@ -51,6 +52,7 @@ var problems = []struct {
 	{offline.ErrExpired, http.StatusConflict, "licence-expired"},
 	{offline.ErrRevoked, http.StatusGone, "licence-revoked"},
 	{playback.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},
+	{stats.ErrAway, http.StatusServiceUnavailable, "no-play-logs"},
 	{player.ErrNotActive, http.StatusConflict, "not-active"},
 	{player.ErrNoActive, http.StatusConflict, "no-active-device"},
 	{steer.ErrNoEdge, http.StatusServiceUnavailable, "no-edge"},

@@ -53,6 +53,8 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.ingestRoutes(a, router)
 	cp.fleetRoutes(a)
 	cp.libraryRoutes(a)
+	cp.recommendRoutes(a)
+	cp.statsRoutes(a)
 	cp.playerRoutes(a, router)
 	cp.steeringRoutes(a)
 	cp.steeringPages(router)
@@ -73,7 +75,7 @@ func (cp *ControlPlane) pageRoutes(router *httprouter.Router) {
 			cp.anonymous(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h(w, r, ps) })).ServeHTTP(w, r)
 		})
 	}
-	for _, path := range []string{"/", "/docs", "/assets/*file", "/favicon.svg", "/manifest.webmanifest"} {
+	for _, path := range []string{"/", "/docs", "/console/sql", "/assets/*file", "/favicon.svg", "/manifest.webmanifest"} {
 		router.Handler(http.MethodGet, path, pages)
 		router.Handler(http.MethodHead, path, pages)
 	}

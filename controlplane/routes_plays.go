@@ -59,6 +59,7 @@ func (cp *ControlPlane) playsRoutes(a huma.API, router *httprouter.Router) {
 		if err := cp.playback.Heard(ctx, p.UserID, events); err != nil { // the events are durable: nothing is to be sent again
 			cp.log.Warn("end of a stream is not noted, it will time out", "request", requestID(ctx), "err", err)
 		}
+		cp.tasteOf(ctx, p.UserID, events)
 		return reply(out, nil)
 	})
 

@@ -12,7 +12,7 @@ import (
 //go:embed all:dist
 var dist embed.FS
 
-// Handler serves the pages: "/" and "/docs", and the files that they load. Files under /assets/ have their content's
+// Handler serves the pages: "/", "/docs" and "/console/sql", and the files that they load. Files under /assets/ have their content's
 // hash in their name and never change.
 func Handler() http.Handler {
 	files, err := fs.Sub(dist, "dist")
@@ -26,6 +26,8 @@ func Handler() http.Handler {
 			name = "index.html"
 		case "docs":
 			name = "docs.html"
+		case "console/sql":
+			name = "sql.html"
 		}
 		if _, err := fs.Stat(files, name); err != nil {
 			if name == "index.html" {

@@ -42,6 +42,7 @@ type cli struct {
 	NATS           string           `help:"nats://host:4222[,…]; default: embedded in --data." name:"nats" placeholder:"URL"`
 	ClickHouse     string           `help:"clickhouse://user:password@host:9000/database; empty: plays stay in the event log." name:"clickhouse" placeholder:"URL"`
 	PlayLogs       playLogs         `embed:"" prefix:"clickhouse-"`
+	Analyst        string           `help:"http://user:password@host:8123/database of a ClickHouse user who may only read: answers questions in the console." name:"clickhouse-analyst" placeholder:"URL"`
 	Origin         string           `help:"Media objects: s3://bucket[/prefix]?endpoint=http://host:port, or a folder." required:"" placeholder:"WHERE"`
 	AdminTokenFile string           `help:"File with a secret that becomes an admin token." type:"path" required:"" placeholder:"FILE"`
 	PlaysKeyFile   string           `help:"File with a secret that makes pseudonyms in the play logs; the same on all replicas." type:"path" required:"" placeholder:"FILE"`
@@ -57,6 +58,7 @@ type cli struct {
 	Replica        string           `help:"Name of this replica." default:"one"`
 	Replicas       int              `help:"How many there are." default:"1"`
 	RateLimit      float64          `help:"Requests a second of one account or address; negative: no limit." default:"100"`
+	TrainPairs     int              `help:"Pairs of listener and track that recommendations learn from, at most; training takes some 50 bytes for each." default:"20000000"`
 	PremiumStreams int              `help:"Streams at a time of an account with a plan that is paid for." default:"1"`
 	OIDC           oidc             `embed:"" prefix:"oidc-"`
 	TrustedProxies []string         `help:"Load balancers whose X-Forwarded-For and Forwarded are believed: addresses or networks." name:"trusted-proxy" placeholder:"CIDR"`
@@ -98,7 +100,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := serve.Logger(stderr, c.LogLevel, c.LogJSON)
-	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
+	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse, Analyst: c.Analyst, TrainPairs: c.TrainPairs,
 		GeoDB: c.GeoDB, GeoASN: c.GeoASN, GeoRules: c.GeoRules, DNSListen: c.DNSListen, DNSZone: c.DNSZone, PublicURL: strings.TrimRight(c.PublicURL, "/"),
 		Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, PerSecond: c.RateLimit, Version: version,
 		TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox,

@@ -30,14 +30,15 @@ type cli struct {
 	LogLevel slog.Level      `help:"Least level logged: debug, info, warn, error." default:"${log_level}" placeholder:"LEVEL"`
 	LogJSON  bool            `help:"Log as JSON, for machines." name:"log-json"`
 
-	Up         Up         `cmd:"" help:"Run the whole platform on this machine."`
-	Package    Package    `cmd:"" help:"Package audio files into a local folder."`
-	Ingest     Ingest     `cmd:"" help:"Package audio files and publish them on a running platform."`
-	Admin      admin      `cmd:"" help:"Look into and steer a running platform."`
-	LoadTest   LoadTest   `cmd:"" name:"loadtest" help:"Measure what a running platform carries."`
-	Sim        Sim        `cmd:"" help:"Plan capacity: what a number of listeners needs, before it is built."`
-	ClickHouse ClickHouse `cmd:"" name:"clickhouse" help:"Run the embedded ClickHouse engine alone."`
-	Version    versionCmd `cmd:"" help:"Print the version."`
+	Up         Up           `cmd:"" help:"Run the whole platform on this machine."`
+	Package    Package      `cmd:"" help:"Package audio files into a local folder."`
+	Ingest     Ingest       `cmd:"" help:"Package audio files and publish them on a running platform."`
+	Admin      admin        `cmd:"" help:"Look into and steer a running platform."`
+	LoadTest   LoadTest     `cmd:"" name:"loadtest" help:"Measure what a running platform carries."`
+	Sim        Sim          `cmd:"" help:"Plan capacity: what a number of listeners needs, before it is built."`
+	Recommend  recommendCmd `cmd:"" help:"Train recommendations, and measure them."`
+	ClickHouse ClickHouse   `cmd:"" name:"clickhouse" help:"Run the embedded ClickHouse engine alone."`
+	Version    versionCmd   `cmd:"" help:"Print the version."`
 }
 
 type admin struct {

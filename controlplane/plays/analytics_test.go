@@ -121,9 +121,10 @@ func TestAnalyticsDocument(t *testing.T) {
 		"9":  d1 + "\t2\t1\n" + d2 + "\t1\t0\n",
 		"10": "20\t2\t2\n",
 	}
-	blocks := regexp.MustCompile("(?ms)^### (\\d+)\\. ([^\n]+)\n.*?^```sql\n(.*?)^```").FindAllStringSubmatch(string(doc), -1)
-	if len(blocks) != len(want) || strings.Count(string(doc), "```sql") != len(want) {
-		t.Errorf("%d questions and %d blocks of SQL in the document, %d answers known", len(blocks), strings.Count(string(doc), "```sql"), len(want))
+	firstTen, _, _ := strings.Cut(string(doc), "### 11.") // the others are TestQuestions'
+	blocks := regexp.MustCompile("(?ms)^### (\\d+)\\. ([^\n]+)\n.*?^```sql\n(.*?)^```").FindAllStringSubmatch(firstTen, -1)
+	if len(blocks) != len(want) || strings.Count(firstTen, "```sql") != len(want) {
+		t.Errorf("%d questions and %d blocks of SQL in the document, %d answers known", len(blocks), strings.Count(firstTen, "```sql"), len(want))
 	}
 	for _, b := range blocks {
 		if d := cmp.Diff(want[b[1]], ask(t, ch, b[3])); d != "" {

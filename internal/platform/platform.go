@@ -130,6 +130,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Platform, err e
 		}
 		p.creds.ClickHouse = Database{HTTPURL: "http://" + cfg.ClickHouseHTTP, Native: cfg.ClickHouseNative, User: clickhouse.Analyst, Password: cmp.Or(p.creds.ClickHouse.Password, words(20))}
 		engine.AnalystPassword = p.creds.ClickHouse.Password
+		cpConfig.Analyst = fmt.Sprintf("http://%s:%s@%s/%s", clickhouse.Analyst, engine.AnalystPassword, cfg.ClickHouseHTTP, clickhouse.Database)
 		cpConfig.ClickHouse = fmt.Sprintf("clickhouse://%s:%s@%s/%s", clickhouse.Writer, engine.WriterPassword, cfg.ClickHouseNative, clickhouse.Database)
 		p.parts = append(p.parts, serve.Part{Name: "clickhouse", Run: p.inBackground(engine.Run)})
 	}

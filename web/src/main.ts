@@ -6,6 +6,7 @@ import { Console } from "./console";
 import { Events } from "./events";
 import { Library, Pages } from "./library";
 import { Player, auto } from "./player";
+import { shelves } from "./shelves";
 import { albumGrid, art, artistRow, clock, el, heart, many, menu, paintArt, playlistGrid, section, trackList, type TrackActions } from "./view";
 
 const $ = <T extends HTMLElement>(id: string) => document.getElementById(id) as T;
@@ -67,7 +68,7 @@ async function route() {
 
 async function home(): Promise<Node[]> {
   const mine = visit;
-  const [albums, first] = await Promise.all([api.get<Page<Album>>("/v1/albums?limit=24"), api.get<Page<Track>>("/v1/tracks?limit=50")]);
+  const [albums, first, feed] = await Promise.all([api.get<Page<Album>>("/v1/albums?limit=24"), api.get<Page<Track>>("/v1/tracks?limit=50"), shelves(api, act)]);
   if (!first.next) lookAgain(mine, first.items.length);
   if (first.items.length === 0) return [el("p", { class: "empty" }, "No music yet. It appears here as it is ingested.")];
   const list = el("div"), all: Track[] = [];
@@ -78,7 +79,7 @@ async function home(): Promise<Node[]> {
     mark();
   };
   await grow(first);
-  return [section("Albums", albumGrid(albums.items)), section("Tracks", list)];
+  return [...feed, section("Albums", albumGrid(albums.items)), section("Tracks", list)];
 }
 
 /** lookAgain shows what was ingested since, for as long as the home page is looked at and short. */
