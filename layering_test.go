@@ -50,7 +50,7 @@ var allowed = map[string][]string{
 	"internal/platform": {"*"},
 	"internal/testenv":  {"internal/serve", "internal/clickhouse"},
 	"cmd":               {"*"},
-	"tools/bench":       {},
+	"tools/bench":       {"media", "controlplane/api", "controlplane/catalog/sample", "controlplane/store"},
 	"tools/apigen":      {"controlplane", "origin/memstore"},
 }
 
@@ -60,7 +60,7 @@ var homes = map[string][]string{
 	"github.com/allegro/bigcache":           {"edge"},
 	"github.com/minio/minio-go":             {"origin/s3store"},
 	"github.com/hashicorp/consul/api":       {"internal/registry"},
-	"github.com/nats-io":                    {"internal/eventlog"},
+	"github.com/nats-io":                    {"internal/eventlog", "tools/bench"},
 	"github.com/ClickHouse":                 {"controlplane/plays"},
 	"github.com/jackc/pgx":                  {"controlplane/store", "internal/testenv"},
 	"modernc.org/sqlite":                    {"controlplane/store"},
@@ -77,7 +77,7 @@ var homes = map[string][]string{
 	"github.com/ebitengine/purego":          {"internal/clickhouse"},
 	"github.com/fxamacker/cbor":             {"media/cat"},
 	"github.com/alecthomas/kong":            {"cmd", "internal/serve"},
-	"github.com/schollz/progressbar":        {"cmd"},
+	"github.com/schollz/progressbar":        {"cmd", "tools/bench"},
 	"github.com/hashicorp/terraform-plugin": {"terraform/provider"},
 }
 
