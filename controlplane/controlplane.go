@@ -114,6 +114,7 @@ type ControlPlane struct {
 	stopping context.Context // ends when Run does
 	stop     context.CancelFunc
 	draining atomic.Bool // not ready any more
+	backing  sync.Mutex  // held while a backup is made
 }
 
 // catalogStream carries catalogue events; kept for ever, since a new replica could read it from the start.

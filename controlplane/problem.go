@@ -18,6 +18,7 @@ import (
 	"segue/controlplane/player"
 	"segue/controlplane/playlist"
 	"segue/controlplane/steer"
+	"segue/controlplane/store"
 	"segue/media"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -37,6 +38,7 @@ var problems = []struct {
 	{identity.ErrLastAdmin, http.StatusConflict, "last-admin-token"},
 	{catalog.ErrMissing, http.StatusConflict, "object-missing"},
 	{catalog.ErrNoMedia, http.StatusConflict, "no-media"},
+	{store.ErrNotEmbedded, http.StatusConflict, "not-embedded"},
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
 	{playlist.ErrLimit, http.StatusConflict, "limit-reached"},
 	{playlist.ErrNothing, http.StatusConflict, "nothing-to-undo"},

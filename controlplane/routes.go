@@ -51,6 +51,7 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.offlineRoutes(a)
 	cp.ingestRoutes(a, router)
 	cp.fleetRoutes(a)
+	cp.backupRoutes(a, router)
 	cp.libraryRoutes(a)
 	cp.playerRoutes(a, router)
 	cp.steeringRoutes(a)

@@ -45,6 +45,8 @@ type admin struct {
 	Revoke  AdminRevoke  `cmd:"" help:"Have edges refuse the tokens of a play or an account."`
 	Reindex AdminReindex `cmd:"" help:"Make the search index anew, while the old one is searched."`
 	Verify  AdminVerify  `cmd:"" help:"Compare the search index with the database, and mend it."`
+	Backup  AdminBackup  `cmd:"" help:"Keep all that cannot be made anew of a platform, while it runs or not."`
+	Restore AdminRestore `cmd:"" help:"Make a data folder of a backup."`
 	Explain AdminExplain `cmd:"" help:"Say where a client would be sent, and why."`
 }
 

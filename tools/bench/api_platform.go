@@ -103,7 +103,7 @@ func (p *platform) start(program, name string, of, cores int) error {
 			return err
 		}
 	}
-	args := []string{"--listen", r.listen, "--debug-listen", r.debug, "--data", filepath.Join(p.dir, "data-"+name), "--database", p.dsn, "--origin", filepath.Join(p.dir, "origin"), "--rate-limit", "-1",
+	args := []string{"--listen", r.listen, "--debug-listen", r.debug, "--data", filepath.Join(p.dir, "data-"+name), "--database", p.dsn, "--origin", filepath.Join(p.dir, "origin"), "--rate-limit=-1",
 		"--admin-token-file", filepath.Join(p.dir, "admin.token"), "--plays-key-file", filepath.Join(p.dir, "plays.key"), "--replica", name, "--replicas", strconv.Itoa(of), "--drain", "0s", "--log-level", "warn"}
 	if p.nats != nil {
 		args = append(args, "--nats", p.nats.ClientURL())

@@ -294,7 +294,7 @@ func (b *apiBench) insert(ctx context.Context, db *store.DB, what string, items 
 			rows = append(rows, made(from)...)
 		}
 		if err := db.Tx(ctx, func(tx *sql.Tx) error {
-			for some := range slices.Chunk(rows, 500) {
+			for some := range slices.Chunk(rows, 32) {
 				var lines []string
 				var args []any
 				for _, r := range some {
