@@ -114,7 +114,8 @@ type ControlPlane struct {
 	stopping context.Context // ends when Run does
 	stop     context.CancelFunc
 	draining atomic.Bool // not ready any more
-	backing  sync.Mutex  // held while a backup is made
+	others   replicas
+	backing  sync.Mutex // held while a backup is made
 }
 
 // catalogStream carries catalogue events; kept for ever, since a new replica could read it from the start.
@@ -133,7 +134,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if u, err := url.Parse(cfg.PublicURL); cfg.PublicURL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.Path != "") {
 		return nil, serve.Setupf("public URL %q: want https://host with no path", cfg.PublicURL)
 	}
-	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg), limits: newLimits(cfg.PerSecond), gate: newGate(cfg.InService)}
+	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg), limits: newLimits(cfg.PerSecond), gate: newGate(cfg.InService), others: newReplicas(cfg.Replicas)}
 	cp.stopping, cp.stop = context.WithCancel(context.WithoutCancel(ctx))
 	cp.metrics.watch(reg, cp.gate)
 	cp.eventlog = cp.newBreaker("event log")
@@ -365,6 +366,10 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	})
 	start("purges", cp.fleet.WatchPurges)
 	start("player streams", cp.player.Run)
+	if cp.others.self != "" {
+		start("other replicas", cp.hearReplicas)
+		start("limits", cp.tellReplicas)
+	}
 	background := func(name string, run func(context.Context, func(error)) error) {
 		start(name, func(ctx context.Context) error {
 			return run(ctx, func(err error) { cp.log.Warn(name+" has to wait", "err", err) })

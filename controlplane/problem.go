@@ -87,11 +87,8 @@ func (cp *ControlPlane) problem(ctx context.Context, err error) error {
 	for _, k := range problems {
 		if errors.Is(err, k.is) {
 			p := newProblem(k.status, k.slug, strings.TrimSuffix(err.Error(), ": "+k.is.Error()))
-			if d, ok := errors.AsType[interface {
-				error
-				Devices() []api.BusyDevice
-			}](err); ok {
-				p.Devices = d.Devices()
+			if d, ok := errors.AsType[*api.DevicesError](err); ok {
+				p.Devices = d.Have
 			}
 			if k.is == media.ErrBusy {
 				p.RetryAfter = 1

@@ -230,8 +230,8 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Errorf("refresh: %+v %v", got, err)
 	}
 	same(t, "the quiet playlist", get[api.Page[api.PlaylistItem]](t, again, "/v1/playlists/"+still.ID+"/items?limit=500"), stillItems)
-	if p := get[api.Playlist](t, again, "/v1/playlists/"+busy.ID); p.ItemCount < sureItems {
-		t.Errorf("%d items of %d", p.ItemCount, sureItems)
+	if p := get[api.Playlist](t, again, "/v1/playlists/"+busy.ID); p.TrackCount < sureItems {
+		t.Errorf("%d items of %d", p.TrackCount, sureItems)
 	}
 	until(t, "search", func() bool {
 		return len(get[api.SearchResult](t, again, "/v1/search?type=track&q="+url.QueryEscape(tracks[0].Title)).Tracks) > 0

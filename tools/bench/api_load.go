@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"segue/controlplane/api"
@@ -101,11 +102,34 @@ type open struct {
 // inFlight bounds what waits: past it the server is hopelessly late, and what is due fails at once.
 const inFlight = 5000
 
-func (o *open) run(ctx context.Context) {
-	o.times, o.bad, o.texts = map[string]*hdrhistogram.Histogram{}, map[string]int{}, map[string]int{}
+func (o *open) reset() {
+	o.times, o.bad, o.texts, o.asked = map[string]*hdrhistogram.Histogram{}, map[string]int{}, map[string]int{}, 0
 	for _, op := range operations {
 		o.times[op.name] = newHistogram()
 	}
+}
+
+// closed is no open loop: callers that ask again when they are answered.
+func (o *open) closed(ctx context.Context, callers int, length time.Duration) {
+	o.reset()
+	var asked atomic.Int64
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(i)))
+			for end := time.Now().Add(length); time.Now().Before(end) && ctx.Err() == nil; {
+				op, begun := o.choose(rng), time.Now()
+				why := o.world.send(ctx, op.call(o.world, rng), rng.IntN(len(o.world.sessions)), int(asked.Add(1)))
+				o.note(op.name, time.Since(begun), why)
+			}
+		})
+	}
+	wg.Wait()
+	o.asked = asked.Load()
+}
+
+func (o *open) run(ctx context.Context) {
+	o.reset()
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	room := make(chan struct{}, inFlight)
 	var wg sync.WaitGroup
