@@ -22,6 +22,7 @@ import (
 	"segue/controlplane/library"
 	"segue/controlplane/offline"
 	"segue/controlplane/once"
+	"segue/controlplane/pictures"
 	"segue/controlplane/playback"
 	"segue/controlplane/player"
 	"segue/controlplane/playlist"
@@ -68,6 +69,7 @@ type Config struct {
 	InService      int           // requests in service at once; 0: 16 per core, at least 32
 	MaxOutbox      int           // play events that may wait in SQL while the event log is away; 0: 100,000
 	TraceEndpoint  string        // OTLP/HTTP collector, http://host:4318; empty: no traces
+	OldPictures    time.Duration // that covers stay in the origin after nothing names them any more; 0: a week, negative: for ever
 	Drain          time.Duration // from "not ready" to the end of listening, so that load balancers see it; 0: none
 }
 
@@ -76,6 +78,7 @@ type Objects interface {
 	objectWriter
 	objectReader
 	catalog.Objects
+	pictures.Objects
 }
 
 // ControlPlane is one opened replica.
@@ -188,7 +191,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	}
 	nodes := &registry.Memory{}
 	cp.fleet = fleet.New(cp.db, nodes, cp.verifyKeys)
-	if err = cp.fleet.ReadRevoked(ctx); err != nil {
+	if err = cp.fleet.NumberRevoked(ctx); err != nil {
 		return nil, err
 	}
 	if cp.licences, err = identity.OpenKeys(ctx, cp.db, identity.PurposeOffline); err != nil {
@@ -378,6 +381,9 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	background("revocations", cp.fleet.WatchRevoked)
 	background("streams", cp.playback.Run)
 	background("offline", cp.offline.Run)
+	background("old pictures", pictures.New(cp.db, cp.objects, cp.cfg.OldPictures, func(ctx context.Context, of ...pictures.Picture) (map[pictures.Picture]bool, error) {
+		return pictures.Named(ctx, cp.db, of...)
+	}).Run)
 	for name, run := range map[string]func(context.Context, func(error)){"identity": cp.identity.Run, "media token keys": cp.tokens.Run, "licence keys": cp.licences.Run} {
 		background(name, func(ctx context.Context, failed func(error)) error {
 			run(ctx, failed)

@@ -192,5 +192,9 @@ func TestOneBudget(t *testing.T) {
 // revokedAt is what an edge hears of revocations.
 func revokedAt(t *testing.T, c *api.Client) []string {
 	t.Helper()
-	return call[api.EdgeConfig](t, c, "GET", "/v1/fleet/config", nil).Revoked
+	out := []string{}
+	for _, r := range call[api.RevokedFeed](t, c, "GET", "/v1/fleet/revocations", nil).Tokens {
+		out = append(out, r.CTI)
+	}
+	return out
 }

@@ -66,6 +66,16 @@ func (cp *ControlPlane) fleetRoutes(a huma.API) {
 		wait, _ := time.ParseDuration(in.Wait)
 		return reply(cp.fleet.Purges(ctx, edgeID(ctx), in.After, min(wait, 30*time.Second)))
 	})
+	op = operation("edge-revocations", http.MethodGet, "/v1/fleet/revocations", tag, "What an edge has to refuse", needEdge)
+	op.Metadata[longPoll] = true
+	op.Description = "Tokens that were revoked after a place, next of the answer before; without one, all that are in force. With wait, the answer comes with the next revocation, or empty after the wait."
+	register(cp, a, op, func(ctx context.Context, in *struct {
+		After string `query:"after" maxLength:"600"`
+		Wait  string `query:"wait" doc:"at most 30s"`
+	}) (*answer[api.RevokedFeed], error) {
+		wait, _ := time.ParseDuration(in.Wait)
+		return reply(cp.fleet.Revoked(ctx, in.After, min(wait, 30*time.Second)))
+	})
 	op = operation("edge-config", http.MethodGet, "/v1/fleet/config", tag, "The configuration of an edge", needEdge)
 	op.Metadata[longPoll] = true
 	op.Description = "With If-None-Match and wait, the answer comes when the configuration changes, or as 304 after the wait."
