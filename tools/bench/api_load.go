@@ -37,7 +37,8 @@ type call struct {
 
 // operations are what a listener does in a minute, as the web player does it: a song begins every three and a half minutes,
 // but people skip, so a start is taken to be one request in seven; the page of a track is asked for before; a search is eight
-// keystrokes; and pages of playlists and albums are opened in between. Starts write (a stream's slot, a play), all else reads.
+// keystrokes; and pages of playlists and albums are opened in between. Starts write (a stream's slot, a play), all else reads. They
+// take over: the run before may have been a minute ago, on other devices.
 var operations = []operation{
 	{"search as you type", 40, func(w *world, rng *rand.Rand) call {
 		text := []rune(w.texts[rng.IntN(len(w.texts))])
@@ -56,7 +57,7 @@ var operations = []operation{
 		return call{http.MethodGet, "/v1/playlists/" + w.playlists.pick(rng) + "/items?limit=100", nil, http.StatusOK}
 	}},
 	{"playback", 14, func(w *world, rng *rand.Rand) call {
-		return call{http.MethodPost, "/v1/playback", map[string]any{"track_id": w.playable.pick(rng)}, http.StatusCreated}
+		return call{http.MethodPost, "/v1/playback", map[string]any{"track_id": w.playable.pick(rng), "take_over": true}, http.StatusCreated}
 	}},
 }
 
