@@ -327,6 +327,9 @@ func unpack(ctx context.Context, r io.Reader, dir string) (s BackupSummary, err 
 	defer z.Close()
 	t := tar.NewReader(z)
 	first, err := t.Next()
+	if errors.Is(err, io.ErrUnexpectedEOF) { // Zstandard it is
+		return s, torn(err)
+	}
 	if err != nil || first.Name != backupHead || first.Size > 1<<16 {
 		return s, foreign
 	}
