@@ -4,7 +4,7 @@ DATA ?= segue-data
 ARGS ?=
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: up build test test-short bench bench-edge deps-up deps web clean help
+.PHONY: up build test test-short bench bench-edge bench-api deps-up deps web clean help
 
 up: build ## install what is missing, build, run everything with music (MUSIC=DIR, DATA=DIR, ARGS="--edges 3")
 	exec bin/segue up --data $(DATA) --music $(MUSIC) $(ARGS)
@@ -24,9 +24,16 @@ test-short: ## tests that need no service: seconds
 
 bench: ## benchmarks; figures with their commands are in docs/performance.md
 	go test -run '^$$' -bench . -benchmem ./...
+	@$(MAKE) --no-print-directory bench-api
 
 bench-edge: ## segue-edge beside nginx, Varnish and Traffic Server: some twenty minutes (ARGS="--only hot")
 	@tools/bench/edge.sh $(ARGS)
+
+bench-api: ## control planes under an open loop on a million tracks: half an hour, the first time more (ARGS="-tracks 100000")
+	@mkdir -p bin
+	go build -trimpath -o bin/segue-controlplane ./cmd/segue-controlplane
+	go build -o bin/bench ./tools/bench
+	@ulimit -n "$$(ulimit -Hn)"; bin/bench api $(ARGS)
 
 deps-up: # what `make up` needs
 	@tools/debian.sh tools/debian-up.txt

@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 	"controlplane/offline":   {"media", "media/cat", "controlplane/api", "controlplane/store"},
 	"controlplane/recommend": {"media", "controlplane/api", "controlplane/store"},
 	"controlplane/stats":     {"media", "controlplane/api", "controlplane/store"},
+	"controlplane/pictures":  {"media", "controlplane/store"},
 	"controlplane/steer":     {"media", "media/hls", "media/dash", "media/cat", "geo"},
 	"loadtest":               {"media", "media/hls", "media/dash", "controlplane/api"},
 	"loadtest/sim":           {"media", "geo", "edge", "loadtest"},
@@ -55,7 +56,7 @@ var allowed = map[string][]string{
 	"internal/platform": {"*"},
 	"internal/testenv":  {"internal/serve", "internal/clickhouse"},
 	"cmd":               {"*"},
-	"tools/bench":       {},
+	"tools/bench":       {"media", "controlplane/api", "controlplane/catalog/sample", "controlplane/store"},
 	"tools/apigen":      {"controlplane", "origin/memstore"},
 }
 
@@ -65,7 +66,7 @@ var homes = map[string][]string{
 	"github.com/allegro/bigcache":           {"edge"},
 	"github.com/minio/minio-go":             {"origin/s3store"},
 	"github.com/hashicorp/consul/api":       {"internal/registry"},
-	"github.com/nats-io":                    {"internal/eventlog"},
+	"github.com/nats-io":                    {"internal/eventlog", "tools/bench"},
 	"github.com/ClickHouse":                 {"controlplane/plays"},
 	"github.com/jackc/pgx":                  {"controlplane/store", "internal/testenv"},
 	"modernc.org/sqlite":                    {"controlplane/store"},
@@ -82,8 +83,8 @@ var homes = map[string][]string{
 	"github.com/ebitengine/purego":          {"internal/clickhouse"},
 	"github.com/fxamacker/cbor":             {"media/cat"},
 	"github.com/alecthomas/kong":            {"cmd", "internal/serve"},
-	"github.com/schollz/progressbar":        {"cmd"},
-	"github.com/HdrHistogram":               {"loadtest"},
+	"github.com/schollz/progressbar":        {"cmd", "tools/bench"},
+	"github.com/HdrHistogram":               {"loadtest", "tools/bench"},
 	"github.com/hashicorp/terraform-plugin": {"terraform/provider"},
 }
 

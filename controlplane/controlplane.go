@@ -22,6 +22,7 @@ import (
 	"segue/controlplane/library"
 	"segue/controlplane/offline"
 	"segue/controlplane/once"
+	"segue/controlplane/pictures"
 	"segue/controlplane/playback"
 	"segue/controlplane/player"
 	"segue/controlplane/playlist"
@@ -72,6 +73,7 @@ type Config struct {
 	InService      int           // requests in service at once; 0: 16 per core, at least 32
 	MaxOutbox      int           // play events that may wait in SQL while the event log is away; 0: 100,000
 	TraceEndpoint  string        // OTLP/HTTP collector, http://host:4318; empty: no traces
+	OldPictures    time.Duration // that covers stay in the origin after nothing names them any more; 0: a week, negative: for ever
 	Drain          time.Duration // from "not ready" to the end of listening, so that load balancers see it; 0: none
 }
 
@@ -80,6 +82,7 @@ type Objects interface {
 	objectWriter
 	objectReader
 	catalog.Objects
+	pictures.Objects
 }
 
 // ControlPlane is one opened replica.
@@ -126,6 +129,8 @@ type ControlPlane struct {
 	stopping context.Context // ends when Run does
 	stop     context.CancelFunc
 	draining atomic.Bool // not ready any more
+	others   replicas
+	backing  sync.Mutex // held while a backup is made
 }
 
 // catalogStream carries catalogue events; kept for ever, since a new replica could read it from the start.
@@ -144,7 +149,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if u, err := url.Parse(cfg.PublicURL); cfg.PublicURL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.Path != "") {
 		return nil, serve.Setupf("public URL %q: want https://host with no path", cfg.PublicURL)
 	}
-	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg), limits: newLimits(cfg.PerSecond), gate: newGate(cfg.InService)}
+	cp := &ControlPlane{cfg: cfg, log: log, objects: objects, metrics: newMetrics(reg), limits: newLimits(cfg.PerSecond), gate: newGate(cfg.InService), others: newReplicas(cfg.Replicas)}
 	cp.stopping, cp.stop = context.WithCancel(context.WithoutCancel(ctx))
 	cp.metrics.watch(reg, cp.gate)
 	cp.eventlog, cp.clickhouse = cp.newBreaker("event log"), cp.newBreaker("clickhouse")
@@ -204,7 +209,7 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	}
 	nodes := &registry.Memory{}
 	cp.fleet = fleet.New(cp.db, nodes, cp.verifyKeys)
-	if err = cp.fleet.ReadRevoked(ctx); err != nil {
+	if err = cp.fleet.NumberRevoked(ctx); err != nil {
 		return nil, err
 	}
 	if cp.licences, err = identity.OpenKeys(ctx, cp.db, identity.PurposeOffline); err != nil {
@@ -389,6 +394,10 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	})
 	start("purges", cp.fleet.WatchPurges)
 	start("player streams", cp.player.Run)
+	if cp.others.self != "" {
+		start("other replicas", cp.hearReplicas)
+		start("limits", cp.tellReplicas)
+	}
 	background := func(name string, run func(context.Context, func(error)) error) {
 		start(name, func(ctx context.Context) error {
 			return run(ctx, func(err error) { cp.log.Warn(name+" has to wait", "err", err) })
@@ -400,6 +409,9 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 	background("play logs of deleted accounts", cp.forgetter.Run)
 	background("recommendations", cp.recommend.Run)
 	background("stats", cp.stats.Run)
+	background("old pictures", pictures.New(cp.db, cp.objects, cp.cfg.OldPictures, func(ctx context.Context, of ...pictures.Picture) (map[pictures.Picture]bool, error) {
+		return pictures.Named(ctx, cp.db, of...)
+	}).Run)
 	for name, run := range map[string]func(context.Context, func(error)){"identity": cp.identity.Run, "media token keys": cp.tokens.Run, "licence keys": cp.licences.Run} {
 		background(name, func(ctx context.Context, failed func(error)) error {
 			run(ctx, failed)

@@ -29,6 +29,8 @@ func newLimits(perSecond float64) *limits {
 	}
 }
 
+func (l *limits) all() []*limiter { return []*limiter{l.flood, l.address, l.account, l.guess} }
+
 // maxBuckets bounds the memory of one limiter: about 150 bytes each.
 const maxBuckets = 100_000
 
@@ -42,16 +44,18 @@ type limiter struct {
 	mu      sync.Mutex // guards the fields below
 	buckets map[string]*bucket
 	swept   time.Time
+	busy    map[string]*bucket // those that other replicas should hear of
 }
 
 type bucket struct {
 	*rate.Limiter
-	used time.Time
+	used  time.Time
+	spent int // that other replicas have not heard of
 }
 
 // newLimiter allows perSecond and bursts of seconds times that, at least ten; a negative rate is no limit.
 func newLimiter(policy string, perSecond, seconds float64) *limiter {
-	l := &limiter{policy: policy, rate: rate.Limit(perSecond), burst: max(10, int(perSecond*seconds)), buckets: map[string]*bucket{}, swept: time.Now()}
+	l := &limiter{policy: policy, rate: rate.Limit(perSecond), burst: max(10, int(perSecond*seconds)), buckets: map[string]*bucket{}, busy: map[string]*bucket{}, swept: time.Now()}
 	if perSecond < 0 {
 		l.rate = rate.Inf
 		return l
@@ -68,6 +72,28 @@ func (l *limiter) take(h http.Header, name string) time.Duration {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	b := l.bucket(name, now)
+	var wait time.Duration
+	if r := b.ReserveN(now, 1); r.DelayFrom(now) > 0 {
+		wait = r.DelayFrom(now)
+		r.CancelAt(now)
+	} else if b.spent++; b.TokensAt(now) < float64(l.burst)*3/4 && len(l.busy) < maxBusy {
+		l.busy[name] = b // who uses little is nobody's concern: all of it is told when that changes
+	}
+	if h != nil {
+		// draft-ietf-httpapi-ratelimit-headers-10: q requests in w seconds; r left, all q again after t seconds.
+		left := b.TokensAt(now)
+		h.Add("RateLimit-Policy", fmt.Sprintf(`"%s";q=%d;w=%d`, l.policy, l.burst, seconds(l.full)))
+		h.Add("RateLimit", fmt.Sprintf(`"%s";r=%d;t=%d`, l.policy, max(0, int(left)), seconds(time.Duration((float64(l.burst)-left)/float64(l.rate)*float64(time.Second)))))
+	}
+	return wait
+}
+
+// maxBusy bounds what replicas tell each other at once.
+const maxBusy = 2000
+
+// bucket is the one of a name, full when there was none. l.mu is held.
+func (l *limiter) bucket(name string, now time.Time) *bucket {
 	if now.Sub(l.swept) > max(l.full, time.Second) || len(l.buckets) >= maxBuckets {
 		l.sweep(now)
 	}
@@ -77,18 +103,34 @@ func (l *limiter) take(h http.Header, name string) time.Duration {
 		l.buckets[name] = b
 	}
 	b.used = now
-	var wait time.Duration
-	if r := b.ReserveN(now, 1); r.DelayFrom(now) > 0 {
-		wait = r.DelayFrom(now)
-		r.CancelAt(now)
+	return b
+}
+
+// untold returns what busy callers used since they were last told of.
+func (l *limiter) untold() map[string]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.busy) == 0 {
+		return nil
 	}
-	if h != nil {
-		// draft-ietf-httpapi-ratelimit-headers-10: q requests in w seconds; r left, all q again after t seconds.
-		left := b.TokensAt(now)
-		h.Add("RateLimit-Policy", fmt.Sprintf(`"%s";q=%d;w=%d`, l.policy, l.burst, seconds(l.full)))
-		h.Add("RateLimit", fmt.Sprintf(`"%s";r=%d;t=%d`, l.policy, max(0, int(left)), seconds(time.Duration((float64(l.burst)-left)/float64(l.rate)*float64(time.Second)))))
+	out := make(map[string]int, len(l.busy))
+	for name, b := range l.busy {
+		out[name] = b.spent
+		b.spent = 0
 	}
-	return wait
+	clear(l.busy)
+	return out
+}
+
+// charge takes what a caller used at another replica out of its budget here, which may leave it in debt.
+func (l *limiter) charge(name string, n int) {
+	if l.rate == rate.Inf || n <= 0 {
+		return
+	}
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bucket(name, now).ReserveN(now, min(n, l.burst))
 }
 
 // sweep forgets full buckets and, when there are too many still, any: a flood of names must not cost memory.

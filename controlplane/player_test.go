@@ -3,6 +3,7 @@ package controlplane_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -32,7 +33,7 @@ import (
 // replica is a control plane on its own listener, as it runs in production. stop stops it and returns how long it took.
 func replica(t testing.TB, cfg controlplane.Config, objects *memstore.Store) (url string, stop func() time.Duration) {
 	t.Helper()
-	cfg.Listen, cfg.Data, cfg.PlaysKey, cfg.PerSecond, cfg.AdminToken = testenv.Addr(t), t.TempDir(), bytes.Repeat([]byte{1}, 32), -1, adminToken
+	cfg.Listen, cfg.Data, cfg.PlaysKey, cfg.PerSecond, cfg.AdminToken = testenv.Addr(t), t.TempDir(), bytes.Repeat([]byte{1}, 32), cmp.Or(cfg.PerSecond, -1), adminToken
 	cp, err := controlplane.Open(t.Context(), cfg, objects, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)

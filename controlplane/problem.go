@@ -19,6 +19,7 @@ import (
 	"segue/controlplane/playlist"
 	"segue/controlplane/stats"
 	"segue/controlplane/steer"
+	"segue/controlplane/store"
 	"segue/media"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -38,6 +39,7 @@ var problems = []struct {
 	{identity.ErrLastAdmin, http.StatusConflict, "last-admin-token"},
 	{catalog.ErrMissing, http.StatusConflict, "object-missing"},
 	{catalog.ErrNoMedia, http.StatusConflict, "no-media"},
+	{store.ErrNotEmbedded, http.StatusConflict, "not-embedded"},
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
 	{playlist.ErrLimit, http.StatusConflict, "limit-reached"},
 	{playlist.ErrNothing, http.StatusConflict, "nothing-to-undo"},
@@ -87,11 +89,8 @@ func (cp *ControlPlane) problem(ctx context.Context, err error) error {
 	for _, k := range problems {
 		if errors.Is(err, k.is) {
 			p := newProblem(k.status, k.slug, strings.TrimSuffix(err.Error(), ": "+k.is.Error()))
-			if d, ok := errors.AsType[interface {
-				error
-				Devices() []api.BusyDevice
-			}](err); ok {
-				p.Devices = d.Devices()
+			if d, ok := errors.AsType[*api.DevicesError](err); ok {
+				p.Devices = d.Have
 			}
 			if k.is == media.ErrBusy {
 				p.RetryAfter = 1

@@ -52,6 +52,7 @@ func (cp *ControlPlane) routes() http.Handler {
 	cp.offlineRoutes(a)
 	cp.ingestRoutes(a, router)
 	cp.fleetRoutes(a)
+	cp.backupRoutes(a, router)
 	cp.libraryRoutes(a)
 	cp.recommendRoutes(a)
 	cp.statsRoutes(a)

@@ -46,7 +46,7 @@ func (cp *ControlPlane) fleetRoutes(a huma.API) {
 		return reply(cp.fleet.Join(ctx, in.Body))
 	})
 	register(cp, a, operation("heartbeat", http.MethodPost, "/v1/fleet/heartbeat", tag, "Say that an edge lives", needEdge), func(ctx context.Context, in *struct{ Body api.Heartbeat }) (*answer[api.HeartbeatReply], error) {
-		return reply(cp.fleet.Heartbeat(ctx, edgeID(ctx), in.Body))
+		return reply(cp.heartbeat(ctx, edgeID(ctx), in.Body))
 	})
 	op = operation("new-purge", http.MethodPost, "/v1/admin/purges", tag, "Make all edges forget a key, a prefix or a tag", who)
 	op.DefaultStatus = http.StatusCreated
@@ -65,6 +65,16 @@ func (cp *ControlPlane) fleetRoutes(a huma.API) {
 	}) (*answer[api.PurgeFeed], error) {
 		wait, _ := time.ParseDuration(in.Wait)
 		return reply(cp.fleet.Purges(ctx, edgeID(ctx), in.After, min(wait, 30*time.Second)))
+	})
+	op = operation("edge-revocations", http.MethodGet, "/v1/fleet/revocations", tag, "What an edge has to refuse", needEdge)
+	op.Metadata[longPoll] = true
+	op.Description = "Tokens that were revoked after a place, next of the answer before; without one, all that are in force. With wait, the answer comes with the next revocation, or empty after the wait."
+	register(cp, a, op, func(ctx context.Context, in *struct {
+		After string `query:"after" maxLength:"600"`
+		Wait  string `query:"wait" doc:"at most 30s"`
+	}) (*answer[api.RevokedFeed], error) {
+		wait, _ := time.ParseDuration(in.Wait)
+		return reply(cp.fleet.Revoked(ctx, in.After, min(wait, 30*time.Second)))
 	})
 	op = operation("edge-config", http.MethodGet, "/v1/fleet/config", tag, "The configuration of an edge", needEdge)
 	op.Metadata[longPoll] = true

@@ -29,7 +29,7 @@ func (cp *ControlPlane) offlineRoutes(a huma.API) {
 		"A repeat of an event is harmless."
 	op.DefaultStatus = http.StatusCreated
 	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.NewOfflineLicence }) (*answer[api.OfflineLicence], error) {
-		return reply(cp.offline.Create(ctx, offline.Listener(listener(ctx)), in.Body))
+		return reply(cp.offline.Create(ctx, listener(ctx), in.Body))
 	})
 	register(cp, a, operation("list-offline-licences", http.MethodGet, "/v1/offline/licences", tag, "One's licences, also those that ended", needUser), func(ctx context.Context, in *struct {
 		Device string `query:"device" maxLength:"64" doc:"a device's id, or current; default: all devices"`
@@ -54,13 +54,13 @@ func (cp *ControlPlane) offlineRoutes(a huma.API) {
 		Cursor string `query:"cursor"`
 		Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"100"`
 	}) (*answer[api.OfflineFiles], error) {
-		return reply(cp.offline.Files(ctx, offline.Listener(listener(ctx)), in.ID, in.Since, in.Cursor, in.Limit))
+		return reply(cp.offline.Files(ctx, listener(ctx), in.ID, in.Since, in.Cursor, in.Limit))
 	})
 	op = operation("renew-offline-licence", http.MethodPost, "/v1/offline/licences/{id}/renew", tag, "Check in: 30 more days", needUser)
 	op.Description = "410 of type licence-revoked: delete the files. 403 of type plan-required: the plan has no offline any more."
 	op.Errors = []int{http.StatusGone}
 	register(cp, a, op, func(ctx context.Context, in *byID) (*answer[api.OfflineLicence], error) {
-		return reply(cp.offline.Renew(ctx, offline.Listener(listener(ctx)), in.ID))
+		return reply(cp.offline.Renew(ctx, listener(ctx), in.ID))
 	})
 	op = operation("delete-offline-licence", http.MethodDelete, "/v1/offline/licences/{id}", tag, "Give a licence back; its device deletes the files", needUser)
 	op.DefaultStatus = http.StatusNoContent
@@ -114,15 +114,15 @@ func (cp *ControlPlane) newOffline() *offline.Service {
 			}
 			return out, nil
 		},
-		Here: func(ctx context.Context, l offline.Listener, countries []string) (bool, error) {
+		Here: func(ctx context.Context, l api.Listener, countries []string) (bool, error) {
 			err := cp.playback.Here(ctx, l.UserID, l.Client, countries)
 			if errors.Is(err, playback.ErrNotHere) {
 				return false, nil
 			}
 			return err == nil, err
 		},
-		Edge: func(l offline.Listener, prefix string) (string, error) {
-			picks, err := cp.playback.Edges(playback.Listener(l), prefix)
+		Edge: func(l api.Listener, prefix string) (string, error) {
+			picks, err := cp.playback.Edges(l, prefix)
 			if err != nil {
 				return "", err
 			}

@@ -62,9 +62,9 @@ func (cp *ControlPlane) playbackRoutes(a huma.API) {
 }
 
 // listener is who a playback is for.
-func listener(ctx context.Context) playback.Listener {
+func listener(ctx context.Context) api.Listener {
 	p := principal(ctx)
-	return playback.Listener{UserID: p.UserID, DeviceID: p.DeviceID, Client: client(ctx)}
+	return api.Listener{UserID: p.UserID, DeviceID: p.DeviceID, Client: client(ctx)}
 }
 
 // newPlayback wires what playback asks of the others.
@@ -104,6 +104,9 @@ func (cp *ControlPlane) deviceName(ctx context.Context, userID, deviceID string)
 	d, ok := devices[deviceID]
 	if !ok {
 		return "", fmt.Errorf("device is signed out: %w", media.ErrNoAccess)
+	}
+	if d.Type == "other" { // what a device of no known type is; it is no name
+		d.Type = ""
 	}
 	return cmp.Or(d.Name, d.Type, "another device"), nil
 }

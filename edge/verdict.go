@@ -22,6 +22,7 @@ type Trust struct {
 	Issuer  string
 	Keys    []cat.Key
 	Revoked map[string]bool // cti
+	Lately  map[string]bool // more of them: a small map is made anew for each change, the large one seldom
 }
 
 // trusted is a Trust and its number. They are read together: a verdict found under an old Trust must not be remembered
@@ -87,7 +88,7 @@ func (g *gate) allow(token string, r *cat.Request, now time.Time) (grant, error)
 		g.metrics.tokensVerified.Inc()
 		_ = g.verdict.Set(token, encodeVerdict(&c, trust.epoch)) // too large a record: verified again next time
 	}
-	if trust.Revoked[c.ID] {
+	if trust.Revoked[c.ID] || trust.Lately[c.ID] {
 		return grant{}, fmt.Errorf("token is revoked: %w", media.ErrDenied)
 	}
 	r.Country = g.country

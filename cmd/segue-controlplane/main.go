@@ -64,6 +64,7 @@ type cli struct {
 	TrustedProxies []string         `help:"Load balancers whose X-Forwarded-For and Forwarded are believed: addresses or networks." name:"trusted-proxy" placeholder:"CIDR"`
 	InService      int              `help:"Requests in service at once; 0: 16 per core, at least 32." default:"0"`
 	MaxOutbox      int              `help:"Play events kept in SQL while the event log is away." default:"100000"`
+	OldPictures    time.Duration    `help:"How long covers stay in the origin after nothing names them any more; negative: for ever." default:"168h"`
 	Drain          time.Duration    `help:"On stop, from \"not ready\" to the end of listening: what the load balancer needs to see it." default:"2s"`
 	TraceEndpoint  string           `help:"OpenTelemetry collector (OTLP/HTTP); empty: no traces." placeholder:"http://HOST:4318"`
 	Pyroscope      string           `help:"Push profiles to this server; empty: none." placeholder:"URL"`
@@ -106,7 +107,7 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 		TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox,
 		PlaysSchema: plays.Schema{Cluster: c.PlayLogs.Cluster, Retention: plays.Retention{Events: c.PlayLogs.KeepEvents, Rollups: c.PlayLogs.KeepRollups, Requests: c.PlayLogs.KeepRequests,
 			Minutes: c.PlayLogs.KeepMinutes, CMCD: c.PlayLogs.KeepCMCD}},
-		Drain: c.Drain, TraceEndpoint: c.TraceEndpoint}
+		Drain: c.Drain, OldPictures: c.OldPictures, TraceEndpoint: c.TraceEndpoint}
 	if cfg.Home, err = parseHome(c.Home); err != nil {
 		return err
 	}

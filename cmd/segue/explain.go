@@ -10,29 +10,22 @@ import (
 	"text/tabwriter"
 
 	"segue/controlplane/api"
-	"segue/internal/serve"
 )
 
 // AdminExplain is `segue admin explain`: the decision for one client, with every reason.
 type AdminExplain struct {
-	IP        string `help:"Address of a client." required:"" name:"ip" placeholder:"ADDRESS"`
-	Track     string `help:"What it plays; without: what has no place of its own, as the least loaded edge." placeholder:"ID"`
-	Who       string `help:"Play id, which decides on canaries and on who is passed on by a full edge." placeholder:"ID"`
-	JSON      bool   `help:"Print the answer as it is." name:"json"`
-	Server    string `help:"Control plane." default:"http://127.0.0.1:8080"`
-	Token     string `help:"Admin token with the scope fleet." env:"SEGUE_ADMIN_TOKEN" placeholder:"TOKEN"`
-	TokenFile string `help:"File that holds it." default:"segue-data/admin.token" type:"path"`
+	operator
+	IP    string `help:"Address of a client." required:"" name:"ip" placeholder:"ADDRESS"`
+	Track string `help:"What it plays; without: what has no place of its own, as the least loaded edge." placeholder:"ID"`
+	Who   string `help:"Play id, which decides on canaries and on who is passed on by a full edge." placeholder:"ID"`
+	JSON  bool   `help:"Print the answer as it is." name:"json"`
 }
 
 // Run asks and prints a table.
 func (c *AdminExplain) Run(ctx context.Context, out *IO) error {
-	token, err := adminToken(c.Token, c.TokenFile)
+	client, err := c.client()
 	if err != nil {
 		return err
-	}
-	client, err := api.NewClient(c.Server, func() (string, error) { return token, nil })
-	if err != nil {
-		return serve.SetupError{Err: err}
 	}
 	var e api.Explanation
 	q := url.Values{"ip": {c.IP}, "track": {c.Track}, "who": {c.Who}}

@@ -23,14 +23,12 @@ import (
 // AdminImport is `segue admin import`: metadata in bulk. A part of the lines at a time is sent and answered, so that
 // there is something to show, and a place to go on from.
 type AdminImport struct {
-	File      string `arg:"" optional:"" help:"NDJSON, one artist, album or track a line (see POST /v1/admin/import); - is standard input." placeholder:"FILE"`
-	Generate  int    `help:"No file: a made-up catalogue of so many tracks, the same one for the same seed." placeholder:"TRACKS"`
-	Seed      uint64 `help:"Of --generate." default:"1"`
-	Print     bool   `help:"With --generate: write the lines to standard output instead."`
-	FromLine  int    `help:"Begin at this line: to go on where an import stopped." default:"1" placeholder:"N"`
-	Server    string `help:"Control plane." default:"http://127.0.0.1:8080"`
-	Token     string `help:"Admin token with the scope ingest." env:"SEGUE_ADMIN_TOKEN" placeholder:"TOKEN"`
-	TokenFile string `help:"File that holds it." default:"segue-data/admin.token" type:"path"`
+	operator
+	File     string `arg:"" optional:"" help:"NDJSON, one artist, album or track a line (see POST /v1/admin/import); - is standard input." placeholder:"FILE"`
+	Generate int    `help:"No file: a made-up catalogue of so many tracks, the same one for the same seed." placeholder:"TRACKS"`
+	Seed     uint64 `help:"Of --generate." default:"1"`
+	Print    bool   `help:"With --generate: write the lines to standard output instead."`
+	FromLine int    `help:"Begin at this line: to go on where an import stopped." default:"1" placeholder:"N"`
 }
 
 const (
@@ -63,13 +61,9 @@ func (c *AdminImport) Run(ctx context.Context, out *IO) error {
 		}
 		return w.Flush()
 	}
-	token, err := adminToken(c.Token, c.TokenFile)
+	client, err := c.client()
 	if err != nil {
 		return err
-	}
-	client, err := api.NewClient(c.Server, func() (string, error) { return token, nil })
-	if err != nil {
-		return serve.SetupError{Err: err}
 	}
 	p := newImportProgress(out.Stderr, total)
 	number, first := 0, c.FromLine

@@ -51,6 +51,8 @@ type admin struct {
 	Reindex AdminReindex    `cmd:"" help:"Make the search index anew, while the old one is searched."`
 	Verify  AdminVerify     `cmd:"" help:"Compare the search index with the database, and mend it."`
 	Dead    AdminDeadLetter `cmd:"" name:"deadletter" help:"What of the play logs can never be stored: look, replay, drop."`
+	Backup  AdminBackup     `cmd:"" help:"Keep all that cannot be made anew of a platform, while it runs or not."`
+	Restore AdminRestore    `cmd:"" help:"Make a data folder of a backup."`
 	Explain AdminExplain    `cmd:"" help:"Say where a client would be sent, and why."`
 }
 

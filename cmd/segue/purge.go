@@ -9,32 +9,25 @@ import (
 	"time"
 
 	"segue/controlplane/api"
-	"segue/internal/serve"
 
 	"golang.org/x/term"
 )
 
 // AdminPurge is `segue admin purge`: all edges forget, and say so.
 type AdminPurge struct {
-	Key       string        `help:"One path, as /media/…, with its query where queries count." xor:"what" required:"" placeholder:"PATH"`
-	Prefix    string        `help:"All paths that begin so." xor:"what" required:"" placeholder:"PATH"`
-	Tag       string        `help:"All objects with this surrogate key: track:<id>, album:<id>, version:<v>, or an origin's own." xor:"what" required:"" placeholder:"TAG"`
-	Soft      bool          `help:"What is stored becomes stale: it is validated before it is used. Without: it is never used again."`
-	Wait      time.Duration `help:"How long to wait for the edges." default:"30s"`
-	Server    string        `help:"Control plane." default:"http://127.0.0.1:8080"`
-	Token     string        `help:"Admin token with the scope fleet." env:"SEGUE_ADMIN_TOKEN" placeholder:"TOKEN"`
-	TokenFile string        `help:"File that holds it." default:"segue-data/admin.token" type:"path"`
+	operator
+	Key    string        `help:"One path, as /media/…, with its query where queries count." xor:"what" required:"" placeholder:"PATH"`
+	Prefix string        `help:"All paths that begin so." xor:"what" required:"" placeholder:"PATH"`
+	Tag    string        `help:"All objects with this surrogate key: track:<id>, album:<id>, version:<v>, or an origin's own." xor:"what" required:"" placeholder:"TAG"`
+	Soft   bool          `help:"What is stored becomes stale: it is validated before it is used. Without: it is never used again."`
+	Wait   time.Duration `help:"How long to wait for the edges." default:"30s"`
 }
 
 // Run orders the purge and waits for every edge that lives. One that does not answer in time makes the exit status 1.
 func (c *AdminPurge) Run(ctx context.Context, out *IO) error {
-	token, err := adminToken(c.Token, c.TokenFile)
+	client, err := c.client()
 	if err != nil {
 		return err
-	}
-	client, err := api.NewClient(c.Server, func() (string, error) { return token, nil })
-	if err != nil {
-		return serve.SetupError{Err: err}
 	}
 	order := api.NewPurge{Soft: c.Soft}
 	switch {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"segue/controlplane/api"
-	"segue/internal/serve"
 
 	"golang.org/x/term"
 )
@@ -84,13 +83,9 @@ func printCheck(out io.Writer, x api.SearchIndex) error {
 
 // order posts in to path and asks for the state until it runs no more.
 func (c *searchServer) order(ctx context.Context, out *IO, path string, in any, x *api.SearchIndex, state func() (done, total int64, running bool)) error {
-	token, err := adminToken(c.Token, c.TokenFile)
+	client, err := operator(*c).client()
 	if err != nil {
 		return err
-	}
-	client, err := api.NewClient(c.Server, func() (string, error) { return token, nil })
-	if err != nil {
-		return serve.SetupError{Err: err}
 	}
 	if err := client.Call(ctx, http.MethodPost, path, in, x); err != nil {
 		return err

@@ -273,6 +273,15 @@ func (c *Client) Import(ctx context.Context, first int, r io.Reader) (out Import
 	return out, nil
 }
 
+// Stream reads an answer that is no document as it comes; the caller closes it.
+func (c *Client) Stream(ctx context.Context, method, path string) (io.ReadCloser, error) {
+	resp, err := c.send(ctx, method, path, nil, -1, http.Header{})
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
 // Poll asks for a document that is not the revision at hand; changed false means that it still is.
 func (c *Client) Poll(ctx context.Context, path, revision string, out any) (changed bool, err error) {
 	resp, err := c.send(ctx, http.MethodGet, path, nil, -1, http.Header{"If-None-Match": {`"` + revision + `"`}})

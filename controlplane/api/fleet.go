@@ -10,6 +10,7 @@ import "time"
 //	POST /v1/admin/edges/{id}/drain, /undrain                       (admin scope "fleet")
 //	POST /v1/fleet/join            Join -> Joined
 //	POST /v1/fleet/heartbeat       Heartbeat -> HeartbeatReply      (edge), every 2 s
+//	GET  /v1/fleet/revocations     -> RevokedFeed                   (edge), ?after=, ?wait=30s: long poll
 //	GET  /v1/fleet/config          -> EdgeConfig, ETag = revision   (edge), If-None-Match and ?wait=30s: long poll
 
 // NewJoinToken asks for a join token.
@@ -65,10 +66,9 @@ type HeartbeatReply struct {
 // EdgeConfig is an edge's part of the fleet's configuration, applied whole or not at all.
 type EdgeConfig struct {
 	Revision string     `json:"revision"`
-	Issuer   string     `json:"issuer"`  // iss of valid access tokens
-	Keys     []TokenKey `json:"keys"`    // all that verify now
-	Revoked  []string   `json:"revoked"` // cti of tokens that are refused before their end
-	Peers    []Peer     `json:"peers"`   // healthy edges of the same region, by name, but for the one that asks
+	Issuer   string     `json:"issuer"` // iss of valid access tokens
+	Keys     []TokenKey `json:"keys"`   // all that verify now
+	Peers    []Peer     `json:"peers"`  // healthy edges of the same region, by name, but for the one that asks
 }
 
 // Peer is another edge of the region: one that shares objects, and signs its requests for them.
@@ -108,4 +108,18 @@ type NewRegion struct {
 type Region struct {
 	Name string `json:"name"` // [a-z0-9-]{1,63}
 	NewRegion
+}
+
+// RevokedFeed is what an edge has to refuse beyond what it knew up to a place. Next is the place to ask from the next time;
+// More: at once, there is more.
+type RevokedFeed struct {
+	Tokens []RevokedToken `json:"tokens"`
+	Next   string         `json:"next"`
+	More   bool           `json:"more,omitempty"`
+}
+
+// RevokedToken is a cti whose tokens are refused, until the last of them has ended by itself.
+type RevokedToken struct {
+	CTI       string    `json:"cti"`
+	ExpiresAt time.Time `json:"expires_at"`
 }

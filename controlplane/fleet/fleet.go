@@ -19,7 +19,6 @@ import (
 	"net/url"
 	"regexp"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"segue/controlplane/api"
@@ -48,7 +47,7 @@ type Service struct {
 
 	news newest // purge
 
-	revoked atomic.Pointer[revoked]
+	recalled newest // revocations
 
 	mu     sync.Mutex // guards the fields below
 	beats  map[string]api.Heartbeat
@@ -272,15 +271,11 @@ func (s *Service) Drain(ctx context.Context, id string, on bool) error {
 // it is called a few times a second for each edge that waits.
 func (s *Service) Config(id, issuer string) (api.EdgeConfig, error) {
 	c := api.EdgeConfig{Issuer: issuer, Keys: s.keys(), Peers: s.peers(id)}
-	r := s.revoked.Load()
-	if r == nil {
-		return c, fmt.Errorf("the list of revoked tokens is not read yet: %w", media.ErrBusy)
-	}
 	b, err := json.Marshal(c)
 	if err != nil {
 		return c, fmt.Errorf("bug: %w", err)
 	}
-	c.Revision, c.Revoked = digest(string(b) + r.digest)[:16], r.list
+	c.Revision = digest(string(b))[:16]
 	return c, nil
 }
 

@@ -48,16 +48,9 @@ var (
 	ErrNoMedia = errors.New("it cannot be played yet")
 	// ErrOver: the play has ended, or another device has taken its place.
 	ErrOver = errors.New("this play is over: start a new one")
-	// ErrStreamLimit is what a *BusyError is.
+	// ErrStreamLimit is the reason of an *api.DevicesError: the other devices that hold the streams of the plan.
 	ErrStreamLimit = errors.New("another device of this account is playing; take_over ends that")
 )
-
-// BusyError says which other devices hold the streams that the plan allows. It is an ErrStreamLimit.
-type BusyError struct{ Busy []api.BusyDevice }
-
-func (e *BusyError) Error() string             { return ErrStreamLimit.Error() }
-func (e *BusyError) Is(target error) bool      { return target == ErrStreamLimit }
-func (e *BusyError) Devices() []api.BusyDevice { return e.Busy }
 
 // Track is what playback needs of the catalogue. AvailableIn lists countries (ISO 3166-1 alpha-2); none: everywhere.
 type Track struct {
@@ -71,13 +64,6 @@ type Limits struct {
 	MaxBitrateBps int // 0: no limit
 	Lossless      bool
 	Streams       int // at a time
-}
-
-// Listener is who plays, on which device, from where.
-type Listener struct {
-	UserID   string
-	DeviceID string
-	Client   netip.Addr
 }
 
 // Sources is what playback asks of others. All but Country, Next and TakenOver are required.
@@ -123,8 +109,8 @@ func New(db *store.DB, cfg Config, ask Sources) *Service {
 }
 
 // Start grants one listen. Errors: media.ErrNotFound, ErrNoMedia, ErrNotHere; ErrPlan when only a better plan has what was
-// asked for, media.ErrInvalid when no plan has; ErrNoEdge; *BusyError.
-func (s *Service) Start(ctx context.Context, l Listener, n api.NewPlayback) (api.Playback, error) {
+// asked for, media.ErrInvalid when no plan has; ErrNoEdge; *api.DevicesError.
+func (s *Service) Start(ctx context.Context, l api.Listener, n api.NewPlayback) (api.Playback, error) {
 	g, err := s.grant(ctx, l, n)
 	if err != nil {
 		return api.Playback{}, err
@@ -162,7 +148,7 @@ func (s *Service) Start(ctx context.Context, l Listener, n api.NewPlayback) (api
 
 // Renew gives new URLs for a play that goes on, from the edges that are best now. n.TrackID and n.TakeOver are not looked
 // at. Errors: those of Start; media.ErrNotFound for a play of somebody else; ErrOver.
-func (s *Service) Renew(ctx context.Context, l Listener, playID string, n api.NewPlayback) (api.Playback, error) {
+func (s *Service) Renew(ctx context.Context, l api.Listener, playID string, n api.NewPlayback) (api.Playback, error) {
 	was, err := s.Play(ctx, playID)
 	if err == nil && (was.UserID != l.UserID || was.LicenceID != "") {
 		err = fmt.Errorf("play %s: %w", playID, media.ErrNotFound)
@@ -205,7 +191,7 @@ func (s *Service) Renew(ctx context.Context, l Listener, playID string, n api.Ne
 
 // grant is what a listener may have of a track.
 type grant struct {
-	listener Listener
+	listener api.Listener
 	plan     api.Plan
 	limits   Limits
 	track    Track
@@ -213,7 +199,7 @@ type grant struct {
 	edges    []geo.Pick
 }
 
-func (s *Service) grant(ctx context.Context, l Listener, n api.NewPlayback) (g grant, err error) {
+func (s *Service) grant(ctx context.Context, l api.Listener, n api.NewPlayback) (g grant, err error) {
 	g.listener = l
 	if g.plan, err = s.ask.Plan(ctx, l.UserID); err != nil {
 		return g, err
@@ -255,7 +241,7 @@ func (s *Service) Here(ctx context.Context, userID string, client netip.Addr, co
 
 // Edges chooses edges for what a listener fetches below an object prefix, best first, or returns ErrNoEdge. All that
 // playback sends to edges is decided here.
-func (s *Service) Edges(l Listener, object string) ([]geo.Pick, error) {
+func (s *Service) Edges(l api.Listener, object string) ([]geo.Pick, error) {
 	d := geo.Decide(geo.Client{Place: s.ask.Locate(l.Client), ID: l.UserID, Object: object}, s.ask.Nodes(time.Now()), s.cfg.Policy)
 	if len(d.Picks) == 0 {
 		return nil, ErrNoEdge

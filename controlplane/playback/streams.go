@@ -39,7 +39,7 @@ func (s slot) live(now time.Time) bool { return s.play != "" && now.Sub(s.seen) 
 
 // take gives a play a slot: its device's own, a free one, or, when it may take over, that of another device. It returns the
 // streams that ended by that. Slot 0's lock puts all starts of an account in one order.
-func (s *Service) take(ctx context.Context, tx *sql.Tx, l Listener, name, play string, streams int, takeOver bool, now time.Time) (ended []slot, err error) {
+func (s *Service) take(ctx context.Context, tx *sql.Tx, l api.Listener, name, play string, streams int, takeOver bool, now time.Time) (ended []slot, err error) {
 	slots, err := lockStreams(ctx, tx, l.UserID)
 	if err != nil {
 		return nil, err
@@ -59,9 +59,9 @@ func (s *Service) take(ctx context.Context, tx *sql.Tx, l Listener, name, play s
 	slices.SortStableFunc(others, func(a, b slot) int { return a.seen.Compare(b.seen) })
 	if over := len(others) - (max(1, streams) - 1); over > 0 {
 		if !takeOver {
-			busy := &BusyError{}
+			busy := &api.DevicesError{Reason: ErrStreamLimit}
 			for _, k := range others {
-				busy.Busy = append(busy.Busy, api.BusyDevice{ID: k.device, Name: k.name, PlayID: k.play})
+				busy.Have = append(busy.Have, api.BusyDevice{ID: k.device, Name: k.name, PlayID: k.play})
 			}
 			return nil, busy
 		}

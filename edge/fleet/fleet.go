@@ -56,7 +56,8 @@ type Member struct {
 	joined   api.Joined
 	client   *api.Client
 	revision atomic.Value // string; the heartbeat says it
-	trusted  string       // what of the configuration the edge's Trust was made of
+	trusted  string       // what of the configuration the edge's keys were made of
+	revoked  revocations
 }
 
 // Join reads the identity of an earlier life, or makes one and joins. It applies the configuration kept, if there is
@@ -81,6 +82,7 @@ func Join(ctx context.Context, cfg Config, e *edge.Edge, log *slog.Logger) (*Mem
 			return nil, err
 		}
 	}
+	m.openRevocations()
 	var kept api.EdgeConfig
 	if err := m.read("config.json", &kept); err != nil {
 		return nil, err
@@ -120,6 +122,9 @@ func (m *Member) Run(ctx context.Context, ready func()) error {
 	if err := m.catchUp(ctx); err != nil { // before the first heartbeat: players are sent here after it
 		m.log.Warn("purges of the time away are not known yet; asking on", "err", err)
 	}
+	if err := m.askRevoked(ctx, ""); err != nil {
+		m.log.Warn("revocations of the time away are not known yet; asking on", "err", err)
+	}
 	if err := m.poll(ctx, false); err != nil { // the first keys; without them nothing protected can be served
 		m.log.Warn("no configuration from the control plane, going on with what is known", "err", err)
 	}
@@ -154,6 +159,7 @@ func (m *Member) Run(ctx context.Context, ready func()) error {
 	if m.cfg.Spool != nil {
 		pollers.Go(func() { m.ship(ctx, m.cfg.Spool) })
 	}
+	pollers.Go(func() { m.followRevoked(ctx) })
 	pollers.Go(func() {
 		for ctx.Err() == nil {
 			if err := m.poll(ctx, true); err != nil && ctx.Err() == nil {
@@ -217,12 +223,12 @@ func (m *Member) apply(c api.EdgeConfig) {
 		peers = append(peers, edge.Peer{Name: p.Name, URL: p.URL, Key: p.PublicKey})
 	}
 	m.edge.SetPeers(m.cfg.Name, m.key, peers)
-	trusted, err := json.Marshal(api.EdgeConfig{Issuer: c.Issuer, Keys: c.Keys, Revoked: c.Revoked})
+	trusted, err := json.Marshal(api.EdgeConfig{Issuer: c.Issuer, Keys: c.Keys})
 	if err == nil && string(trusted) == m.trusted {
 		return
 	}
 	m.trusted = string(trusted)
-	t := &edge.Trust{Issuer: c.Issuer, Revoked: map[string]bool{}}
+	t := edge.Trust{Issuer: c.Issuer}
 	for _, k := range c.Keys {
 		key := cat.Key{ID: k.ID, Alg: k.Alg}
 		if k.Alg == cat.EdDSA {
@@ -232,10 +238,7 @@ func (m *Member) apply(c api.EdgeConfig) {
 		}
 		t.Keys = append(t.Keys, key)
 	}
-	for _, id := range c.Revoked {
-		t.Revoked[id] = true
-	}
-	m.edge.Trust(t)
+	m.keys(t)
 }
 
 // sign makes the JWT of one call.

@@ -1,16 +1,19 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 )
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: bench run|origin|zipf|herd|cold|idle|soak [flags]")
+		fmt.Fprintln(os.Stderr, "usage: bench run|api|origin|zipf|herd|cold|idle|soak [flags]")
 		os.Exit(2)
 	}
 	if err := dispatch(os.Args[1], os.Args[2:]); err != nil {
@@ -29,6 +32,13 @@ func dispatch(verb string, args []string) error {
 		fs.Int64Var(&o.rate, "rate", 0, "bytes per second of one reply; 0: no limit")
 		fs.Parse(args)
 		return o.serve(*listen)
+	case "api":
+		var b apiBench
+		b.flags(fs)
+		fs.Parse(args)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		return b.run(ctx)
 	case "run":
 		r := runner{}
 		only := fs.String("only", "hot,zipf,herd,cold,idle", "which comparisons; soak is one more")
