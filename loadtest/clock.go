@@ -29,6 +29,7 @@ func (c *clock) at(d time.Duration) time.Time { return c.begun.Add(d) }
 
 // add has l run at l.due.
 func (c *clock) add(l *listener) {
+	l.ready = c.now()
 	c.mu.Lock()
 	c.heap = append(c.heap, l)
 	i := len(c.heap) - 1

@@ -433,6 +433,9 @@ func poisson(rng *rand.Rand, mean float64) int {
 // begin has a session begin at a moment.
 func (e *engine) begin(at, lasts time.Duration) {
 	id := e.arrived.Add(1)
+	if late := e.clock.now() - at; late > 0 { // the clock takes it from now on
+		e.rec.moment(at+late, momentLag, late)
+	}
 	l := &listener{e: e, ctx: e.life, id: int(id), due: at, ends: at + lasts}
 	l.pcg.Seed(e.cfg.Seed, uint64(id))
 	e.clock.add(l)
@@ -446,7 +449,7 @@ func (e *engine) wake(l *listener) {
 		return
 	}
 	now := e.clock.now()
-	e.rec.moment(now, momentLag, now-l.due)
+	e.rec.moment(now, momentLag, now-max(l.due, l.ready)) // what a request before took longer is not the generator's
 	e.inFlight.Add(1)
 	again := l.step()
 	e.inFlight.Add(-1)

@@ -21,12 +21,13 @@ import (
 
 // listener is one person with one player, for one session. Only one goroutine at a time has it.
 type listener struct {
-	e    *engine
-	ctx  context.Context
-	id   int
-	pcg  rand.PCG
-	due  time.Duration // when it wants to be woken
-	ends time.Duration // of the session
+	e     *engine
+	ctx   context.Context
+	id    int
+	pcg   rand.PCG
+	due   time.Duration // when it wants to be woken
+	ready time.Duration // when that was known
+	ends  time.Duration // of the session
 
 	account *account
 	edge    wire // to the edge in use

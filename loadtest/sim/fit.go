@@ -81,7 +81,7 @@ func FitLog(r io.Reader) (Popularity, error) {
 	// Knots at ranks a quarter apart, each with the mean of the ranks around it: single ranks of the tail are steps.
 	p := Popularity{Tracks: float64(len(of))}
 	for rank := 1; rank <= len(of); rank = max(rank+1, int(math.Ceil(float64(rank)*1.25))) {
-		from, to := max(1, rank*9/10), min(len(of), rank*11/10)
+		from, to := rank-rank/10, min(len(of), rank+rank/10)
 		sum := 0.0
 		for _, n := range of[from-1 : to] {
 			sum += n

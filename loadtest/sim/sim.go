@@ -146,12 +146,18 @@ type object struct {
 // mostPlays of one object per day are simulated: one in 4 s, which no cache forgets.
 const mostPlays = 20_000
 
+const (
+	minTracks = 2000 // of a sample
+	minBlocks = 2048 // in the memory of a simulated edge, if two of a region can have so many
+)
+
 // draw takes a sample of the catalogue for about c.Plays plays a day.
 func (c *Config) draw(rng *rand.Rand) *sample {
 	p := &c.Popularity
 	total := p.mass(1, p.Tracks+1)
 	day := c.perDay()
-	factor := math.Min(1, c.Plays/day)
+	// A sample of too few tracks, or too small caches, is no smaller picture of the whole: then there are more plays than asked for.
+	factor := math.Min(1, math.Max(c.Plays/day, minTracks/p.Tracks))
 	s := &sample{factor: factor}
 	sum := 0.0
 	for from := 1.0; from <= p.Tracks; {
@@ -225,7 +231,8 @@ func (c *Config) newRun(seed uint64, edges []int) *run {
 	rng := rand.New(rand.NewPCG(c.Seed, seed))
 	r := &run{c: c, rng: rng, s: c.draw(rng), place: map[string]int{}}
 	for i, reg := range c.Regions {
-		n := min(max(edges[i], 1), maxEdges)
+		blocks := float64(c.Edge.Memory) / edge.BlockSize * r.s.factor * float64(edges[i])
+		n := min(edges[i], max(2, min(maxEdges, int(blocks/minBlocks))))
 		room := r.s.factor * float64(edges[i]) / float64(n)
 		names := make([]string, n)
 		cl := cluster{}

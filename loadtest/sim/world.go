@@ -3,7 +3,6 @@ package sim
 import (
 	"fmt"
 	"math"
-	"slices"
 
 	"segue/geo"
 	"segue/media"
@@ -121,16 +120,10 @@ func (p *Popularity) mass(a, b float64) (sum float64) {
 // Validate finds what cannot be meant.
 func (p *Popularity) Validate() error {
 	ok := p.Tracks >= 1 && p.Tracks <= 1e10 && (len(p.Knots) != 0 || p.Zipf >= 0 && p.Zipf < 4)
-	if len(p.Knots) == 1 || len(p.Knots) > 0 && (p.Knots[0].Rank != 1 || !slices.IsSortedFunc(p.Knots, func(a, b Knot) int {
-		if a.Rank < b.Rank && a.Plays >= b.Plays {
-			return -1
-		}
-		return 1
-	})) {
-		ok = false
-	}
+	last := Knot{0, math.Inf(1)}
 	for _, k := range p.Knots {
-		ok = ok && k.Rank >= 1 && k.Plays > 0
+		ok = ok && k.Rank > last.Rank && k.Plays > 0 && k.Plays < last.Plays && len(p.Knots) > 1 && p.Knots[0].Rank == 1
+		last = k
 	}
 	if !ok {
 		return fmt.Errorf("popularity: want tracks, and an exponent of 0 to 4 or knots from rank 1 on with rising ranks and falling plays: %w", media.ErrInvalid)
