@@ -1,5 +1,7 @@
 package edge
 
+import "encoding/binary"
+
 // Model is the cache of one edge with no bytes in it: Memory, the doorkeeper and the index of the disk decide as they do in an
 // edge that runs, on the sizes of blocks alone. It is for planning: a model of a terabyte takes some megabytes. It is for one
 // goroutine, and does no I/O; what a disk cannot keep up with is not in it.
@@ -86,9 +88,9 @@ func NewOwners(names []string) Owners {
 
 // Of is the edge, by its place among the names, that the others ask for an object.
 func (o Owners) Of(id ObjectID) int {
-	best := 0
+	best, at := 0, binary.LittleEndian.Uint64(id[:8]) // a Shield hashes the object's name: any hash of it spreads as well
 	for i := range o.seeds {
-		if weight(o.seeds[i], id) > weight(o.seeds[best], id) {
+		if weight(o.seeds[i], at) > weight(o.seeds[best], at) {
 			best = i
 		}
 	}

@@ -277,12 +277,9 @@ type chunk struct {
 
 func (c *chunk) put(lines []line) error {
 	if c.embedded {
-		// Rows go to all places of all indexes: 64 MiB of their pages stay with the connection for the next transaction, and
-		// pages that are written by several go into the file once.
-		for _, p := range []string{`PRAGMA cache_size = -65536`, `PRAGMA wal_autocheckpoint = 10000`} {
-			if err := c.exec(p); err != nil {
-				return err
-			}
+		// Rows go to all places of all indexes: 64 MiB of their pages stay with the connection for the next transaction.
+		if err := c.exec(`PRAGMA cache_size = -65536`); err != nil {
+			return err
 		}
 	}
 	if err := c.exec(`UPDATE import_turn SET turns = turns + 1 WHERE id = 1`); err != nil {
