@@ -316,6 +316,10 @@ func TestFullLogTakesNothing(t *testing.T) {
 func TestSchemaComesOfAge(t *testing.T) {
 	p := newPipe(t, plays.Schema{Retention: plays.DefaultRetention})
 	id := ulid.Make()
+	var out strings.Builder
+	if err := plays.Query(t.Context(), "http://segue:"+p.ch.WriterPassword+"@"+p.ch.HTTP+"/default", "CREATE DATABASE segue", "TSV", &out); err != nil {
+		t.Fatal(err)
+	}
 	p.alter(`CREATE TABLE play_events (event_id FixedString(26), play_id FixedString(26), type LowCardinality(String), at DateTime64(3, 'UTC'), received_at DateTime64(3, 'UTC'),
 		user_key FixedString(32), plan LowCardinality(String), track_id FixedString(26), version FixedString(26), title String, artist LowCardinality(String), album LowCardinality(String),
 		duration_ms UInt32, position_ms UInt32, played_ms UInt32, rendition LowCardinality(String), edge LowCardinality(String), startup_ms UInt32, stall_ms UInt32,

@@ -59,7 +59,8 @@ func Open(ctx context.Context, c Config, streams ...Stream) (*Log, error) {
 		if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 			return nil, serve.Setupf("event log: %w", err)
 		}
-		s, err := server.NewServer(&server.Options{JetStream: true, StoreDir: c.Dir, DontListen: true, NoSigs: true, NoLog: true, SyncInterval: time.Second})
+		s, err := server.NewServer(&server.Options{JetStream: true, StoreDir: c.Dir, DontListen: true, NoSigs: true, NoLog: true, SyncInterval: time.Second,
+			JetStreamMaxStore: 1 << 50}) // streams have bounds of their own; it would set all of them aside at once, and start on no small disk
 		if err != nil {
 			return nil, serve.Setupf("event log in %s: %w", c.Dir, err)
 		}
@@ -82,7 +83,7 @@ func Open(ctx context.Context, c Config, streams ...Stream) (*Log, error) {
 	}
 	for _, st := range streams {
 		sctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		_, err := l.js.CreateOrUpdateStream(sctx, jetstream.StreamConfig{Name: strings.ToUpper(st.Name), Subjects: []string{st.Name + ".>"},
+		err := l.makeStream(sctx, jetstream.StreamConfig{Name: strings.ToUpper(st.Name), Subjects: []string{st.Name + ".>"},
 			Storage: jetstream.FileStorage, MaxAge: st.MaxAge, MaxBytes: cmp.Or(st.MaxBytes, -1), Discard: jetstream.DiscardNew, Duplicates: duplicatesFor, Compression: jetstream.S2Compression})
 		cancel()
 		if err != nil {
@@ -91,6 +92,20 @@ func Open(ctx context.Context, c Config, streams ...Stream) (*Log, error) {
 		}
 	}
 	return l, nil
+}
+
+// noRoom is JetStream's code for a bound that is more than it has set aside for all streams.
+const noRoom jetstream.ErrorCode = 10047
+
+// makeStream makes or changes a stream. A server that cannot set so many bytes aside gets a smaller bound, down to a sixteenth.
+func (l *Log) makeStream(ctx context.Context, c jetstream.StreamConfig) error {
+	for least := c.MaxBytes / 16; ; c.MaxBytes /= 2 {
+		_, err := l.js.CreateOrUpdateStream(ctx, c)
+		if e, ok := errors.AsType[*jetstream.APIError](err); ok && e.ErrorCode == noRoom && c.MaxBytes/2 >= max(least, 1<<20) {
+			continue
+		}
+		return err
+	}
 }
 
 // Close ends the connection and the embedded server. Acknowledged messages are kept.
