@@ -107,7 +107,7 @@ func (c *RecommendEvaluate) Run(ctx context.Context, out *IO) error {
 
 // RecommendGenerate is `segue recommend generate`.
 type RecommendGenerate struct {
-	World string `arg:"" help:"plain, drift, niche, hits or sparse." default:"plain"`
+	World string `arg:"" optional:"" help:"plain, drift, niche, hits or sparse." default:"plain"`
 	Users int    `help:"Listeners; default: the world's." placeholder:"N"`
 	Seed  uint64 `help:"Another seed makes other plays of the same kind; default: the world's." placeholder:"N"`
 }

@@ -112,7 +112,7 @@ func (s *Service) Train(ctx context.Context, full bool) (err error) {
 	}
 	if !full && before != nil && now.Sub(before.Full) < s.cfg.Full {
 		if log, err = model.LoadLog(s.path("plays"), now, s.cfg.Limits); err == nil {
-			since = before.Until
+			since = log.Until
 		} else if !errors.Is(err, os.ErrNotExist) {
 			s.log.Warn("what was learnt from is read again", "err", err)
 		}
@@ -137,14 +137,14 @@ func (s *Service) Train(ctx context.Context, full bool) (err error) {
 	if err != nil {
 		return fmt.Errorf("train recommendations: %w", err)
 	}
-	m.Until = until
+	m.Until, log.Until = until, until
 	if err := sane(m, s.model.Load()); err != nil {
 		return err
 	}
-	if err := m.Save(s.path("model")); err != nil {
+	if err := log.Save(s.path("plays")); err != nil {
 		return err
 	}
-	if err := log.Save(s.path("plays")); err != nil {
+	if err := m.Save(s.path("model")); err != nil {
 		return err
 	}
 	s.model.Store(m)

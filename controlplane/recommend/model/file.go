@@ -32,6 +32,7 @@ type modelHead struct {
 
 type logHead struct {
 	Now    time.Time                     `json:"now"`
+	Until  time.Time                     `json:"until"`
 	Users  int                           `json:"users"`
 	Tracks int                           `json:"tracks"`
 	Pairs  int                           `json:"pairs"`
@@ -94,7 +95,7 @@ func Load(path string) (*Model, error) {
 // Save writes the log, so that a later training goes on from it.
 func (l *Log) Save(path string) error {
 	l.settle()
-	return write(path, logKind, logHead{l.Now, len(l.hashes), len(l.ids), len(l.pairs), l.above, l.charts}, func(w *writer) {
+	return write(path, logKind, logHead{l.Now, l.Until, len(l.hashes), len(l.ids), len(l.pairs), l.above, l.charts}, func(w *writer) {
 		w.texts(l.ids)
 		w.floats(l.recent)
 		for _, h := range l.hashes {
@@ -118,7 +119,7 @@ func LoadLog(path string, now time.Time, limits Limits) (*Log, error) {
 			r.fail("sizes that cannot be")
 			return
 		}
-		l.above = h.Above
+		l.above, l.Until = h.Above, h.Until
 		l.ids, l.recent = r.texts(h.Tracks), r.floats(h.Tracks)
 		l.hashes = make([]uint64, h.Users)
 		for i := range l.hashes {

@@ -46,6 +46,7 @@ type pair struct {
 // for concurrent use.
 type Log struct {
 	Now    time.Time // what "lately" is measured from
+	Until  time.Time // for who fills it: plays before it are in. Kept by Save
 	limits Limits
 
 	users  map[uint64]uint32 // hash of a name -> number
