@@ -361,6 +361,23 @@ func (c *Client) EdgePurges(ctx context.Context, opts EdgePurgesOptions) (out Pu
 	return out, err
 }
 
+// EdgeRevocationsOptions are what EdgeRevocations may be asked for besides; zero values are left out.
+type EdgeRevocationsOptions struct {
+	After string
+	Wait  string // at most 30s
+}
+
+// EdgeRevocations: What an edge has to refuse.
+//
+//	GET /v1/fleet/revocations
+func (c *Client) EdgeRevocations(ctx context.Context, opts EdgeRevocationsOptions) (out RevokedFeed, err error) {
+	r := request{method: http.MethodGet, path: "/v1/fleet/revocations", in: nil, out: &out, keyed: false}
+	r.query("after", opts.After)
+	r.query("wait", opts.Wait)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // EditAlbum: Change an album.
 //
 //	PATCH /v1/admin/albums/{id}
