@@ -38,6 +38,10 @@ var problems = []struct {
 	{catalog.ErrMissing, http.StatusConflict, "object-missing"},
 	{catalog.ErrNoMedia, http.StatusConflict, "no-media"},
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
+	{fleet.ErrFields, http.StatusUnprocessableEntity, "validation"},
+	{fleet.ErrInUse, http.StatusConflict, "in-use"},
+	{fleet.ErrSince, http.StatusConflict, "changed-since"},
+	{fleet.ErrUnconditional, http.StatusPreconditionRequired, "precondition-required"},
 	{playlist.ErrLimit, http.StatusConflict, "limit-reached"},
 	{playlist.ErrNothing, http.StatusConflict, "nothing-to-undo"},
 	{playback.ErrStreamLimit, http.StatusConflict, "stream-limit"},
@@ -90,6 +94,12 @@ func (cp *ControlPlane) problem(ctx context.Context, err error) error {
 				Devices() []api.BusyDevice
 			}](err); ok {
 				p.Devices = d.Devices()
+			}
+			if f, ok := errors.AsType[interface {
+				error
+				Fields() []api.FieldProblem
+			}](err); ok {
+				p.Errors = f.Fields()
 			}
 			if k.is == media.ErrBusy {
 				p.RetryAfter = 1
