@@ -133,6 +133,7 @@ type Pick struct {
 type Rejection struct {
 	Name   string
 	Region string
+	Pool   string
 	Reason Reason
 }
 
@@ -253,11 +254,11 @@ func Decide(c Client, nodes []Node, p Policy) Decision {
 	}
 	for i, reason := range reasons {
 		if reason != "" {
-			d.Rejected = append(d.Rejected, Rejection{nodes[i].Name, nodes[i].Region, reason})
+			d.Rejected = append(d.Rejected, Rejection{nodes[i].Name, nodes[i].Region, nodes[i].Pool, reason})
 		}
 	}
 	for _, k := range some[picked:] {
-		d.Rejected = append(d.Rejected, Rejection{nodes[k.node].Name, nodes[k.node].Region, NotAmongTheMax})
+		d.Rejected = append(d.Rejected, Rejection{nodes[k.node].Name, nodes[k.node].Region, nodes[k.node].Pool, NotAmongTheMax})
 	}
 	return d
 }

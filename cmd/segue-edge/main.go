@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"segue/controlplane/api"
 	"segue/edge"
 	"segue/edge/fleet"
 	"segue/edge/transport"
@@ -64,11 +66,12 @@ type cli struct {
 	Serve         struct{} `cmd:"" default:"1" help:"Serve: what happens without a command."`
 	Inspect       inspect  `cmd:"" help:"Look into a running edge: what is cached, and why something is not."`
 
-	Control       string `help:"Control plane to join; protected objects need its tokens then. Empty: no fleet, everything is public." placeholder:"URL" group:"Fleet"`
-	Name          string `help:"Name in the fleet and in Cache-Status: lower-case letters, digits, dashes." default:"segue" group:"Fleet"`
-	PublicURL     string `help:"How players reach this edge; default: http:// and --listen." placeholder:"URL" group:"Fleet"`
-	JoinTokenFile string `help:"File with the join token; needed the first time." type:"path" placeholder:"FILE" group:"Fleet"`
-	State         string `help:"Folder for the identity and the last configuration." default:"./segue-edge-state" type:"path" group:"Fleet"`
+	Control       string   `help:"Control plane to join; protected objects need its tokens then. Empty: no fleet, everything is public." placeholder:"URL" group:"Fleet"`
+	Name          string   `help:"Name in the fleet and in Cache-Status: lower-case letters, digits, dashes." default:"segue" group:"Fleet"`
+	PublicURL     string   `help:"How players reach this edge; default: http:// and --listen." placeholder:"URL" group:"Fleet"`
+	JoinTokenFile string   `help:"File with the join token; needed the first time." type:"path" placeholder:"FILE" group:"Fleet"`
+	AllowOrigin   []string `help:"Host that a release of the fleet may name as an origin; *.example.org is all below it. Repeatable; none: any host." placeholder:"HOST" group:"Fleet"`
+	State         string   `help:"Folder for the identity and the last configuration." default:"./segue-edge-state" type:"path" group:"Fleet"`
 }
 
 func main() { serve.Main(run) }
@@ -149,7 +152,14 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	parts = append(parts, serve.Part{Name: "edge", Run: e.Run})
 	if c.Control != "" {
-		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version}
+		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version, AllowOrigins: c.AllowOrigin,
+			Open: func(ctx context.Context, o api.EdgeOrigin) (edge.Origin, error) {
+				s, err := s3store.OpenURL(ctx, o.URL, 1, os.Getenv)
+				if err != nil {
+					return nil, err
+				}
+				return edge.StoreOrigin{Store: s, Fresh: cmp.Or(time.Duration(o.FreshSeconds)*time.Second, c.Fresh)}, nil
+			}}
 		if cfg.PublicURL == "" {
 			scheme := "http://"
 			if conns.TLS != nil {
@@ -205,7 +215,7 @@ func (c *cli) routes(ctx context.Context) ([]*edge.Route, error) {
 	if c.Origin != "" {
 		specs = append([]string{"/=" + c.Origin}, specs...)
 	}
-	if len(specs) == 0 {
+	if len(specs) == 0 && c.Control == "" { // else they come with a release
 		return nil, serve.Setupf("an edge needs an origin: give --origin http://host:port, s3://bucket or a folder")
 	}
 	var out []*edge.Route

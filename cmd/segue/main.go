@@ -46,6 +46,11 @@ type admin struct {
 	Reindex AdminReindex `cmd:"" help:"Make the search index anew, while the old one is searched."`
 	Verify  AdminVerify  `cmd:"" help:"Compare the search index with the database, and mend it."`
 	Explain AdminExplain `cmd:"" help:"Say where a client would be sent, and why."`
+
+	Fleet      AdminFleet      `cmd:"" help:"Who runs what; releases and changes of the fleet's configuration."`
+	Drain      AdminDrain      `cmd:"" help:"Send the players of an edge or a region elsewhere, and wait until they are gone."`
+	Undrain    AdminUndrain    `cmd:"" help:"Send players again."`
+	RotateKeys AdminRotateKeys `cmd:"" help:"Make a new signing key, and wait until all edges know it."`
 }
 
 type versionCmd struct{}

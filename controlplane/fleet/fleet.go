@@ -267,7 +267,7 @@ func (s *Service) Edges(ctx context.Context) ([]api.Edge, error) {
 			e.LastSeen = at.UTC()
 			if time.Since(at) < registry.DeadAfter {
 				e.State = "healthy"
-				if draining != 0 {
+				if draining != 0 || s.state.Load().draining(e.ID) != "" {
 					e.State = "draining"
 				}
 			}

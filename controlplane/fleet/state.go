@@ -388,10 +388,7 @@ func (s *Service) Said(ctx context.Context, id string, e api.EdgeState) error {
 		ON CONFLICT (edge_id) DO UPDATE SET config = excluded.config, since = CASE WHEN edge_states.release = excluded.release THEN edge_states.since ELSE excluded.since END,
 		release = excluded.release, refused = excluded.refused, reason = excluded.reason, keys = excluded.keys, at = excluded.at`,
 		id, e.Revision, e.Release, now, e.Refused, e.Reason, keys)
-	if err != nil {
-		return err
-	}
-	return s.Reload(ctx)
+	return err // Watch reads it
 }
 
 // living reports whether an edge answers, or may: just after a start nobody was heard yet.
