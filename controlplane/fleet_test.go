@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -30,7 +29,7 @@ func faults(t *testing.T, err error, status int, location string) {
 	t.Errorf("%v does not point at %s: %+v", err, location, p.Errors)
 }
 
-func status(t *testing.T, err error, want int) {
+func answered(t *testing.T, err error, want int) {
 	t.Helper()
 	p, ok := errors.AsType[*api.Problem](err)
 	if !ok || p.Status != want {
@@ -54,19 +53,19 @@ func TestDeclaredFleet(t *testing.T) {
 			t.Errorf("%s %s", tag, diff)
 		}
 		_, _, err = c.PutRegion(ctx, "eu", api.NewRegion{}, "", create)
-		status(t, err, 412)
+		answered(t, err, 412)
 		_, _, err = c.PutRegion(ctx, "eu", api.NewRegion{DisplayName: "other"}, "", api.PutRegionOptions{})
-		status(t, err, 428)
+		answered(t, err, 428)
 		_, _, err = c.PutRegion(ctx, "eu", api.NewRegion{DisplayName: "other"}, `"0"`, api.PutRegionOptions{})
-		status(t, err, 412)
+		answered(t, err, 412)
 		_, _, err = c.PutRegion(ctx, "nowhere", api.NewRegion{DisplayName: "other"}, `"1"`, api.PutRegionOptions{})
-		status(t, err, 404)
+		answered(t, err, 404)
 		if same, tag, err := c.PutRegion(ctx, "eu", api.NewRegion{DisplayName: "Europe", Latitude: 52, Longitude: 5, Only: []string{"NL", "DE"},
 			ClientCIDRs: []string{"192.0.2.7", "10.1.0.0/16", "2001:db8::/32"}}, "", api.PutRegionOptions{}); err != nil || same.Revision != 1 || tag != `"1"` {
 			t.Errorf("the same again: %+v %s %v", same, tag, err)
 		}
 		for field, bad := range map[string]api.NewRegion{"body.latitude": {Latitude: 91}, "body.longitude": {Longitude: -181}, "body.only[0]": {Only: []string{"XX"}}, "body.client_cidrs[1]": {ClientCIDRs: []string{"10.0.0.0/8", "10.0.0.0/99"}},
-			"body.fallback[0]": {Fallback: []string{"mars"}}, "body.client_cidrs[0]": {ClientCIDRs: []string{"192.0.2.7/32"}}, "body.display_name": {DisplayName: "a\x00"}} {
+			"body.fallback[0]": {Fallback: []string{"mars"}}, "body.client_cidrs[0]": {ClientCIDRs: []string{"192.0.2.7/32"}}, "body.display_name": {DisplayName: "a\x07"}} {
 			_, _, err = c.PutRegion(ctx, "us", bad, "", create)
 			faults(t, err, 422, field)
 		}
@@ -125,10 +124,10 @@ func TestDeclaredFleet(t *testing.T) {
 		faults(t, c.DeletePool(ctx, "fast", "", api.DeletePoolOptions{}), 409, "steering-policy/slow")
 		faults(t, c.DeleteOrigin(ctx, "news", "", api.DeleteOriginOptions{}), 409, "route/news")
 		faults(t, c.DeleteSteeringPolicy(ctx, "slow", "", api.DeleteSteeringPolicyOptions{}), 409, "route/news")
-		status(t, c.DeleteRoute(ctx, "news", `"1"`, api.DeleteRouteOptions{}), 412)
-		status(t, c.DeleteRoute(ctx, "gone", "", api.DeleteRouteOptions{}), 404)
+		answered(t, c.DeleteRoute(ctx, "news", `"1"`, api.DeleteRouteOptions{}), 412)
+		answered(t, c.DeleteRoute(ctx, "gone", "", api.DeleteRouteOptions{}), 404)
 		_, _, err = c.GetRoute(ctx, "gone")
-		status(t, err, 404)
+		answered(t, err, 404)
 
 		// Lists have cursors.
 		var names []string
@@ -209,7 +208,7 @@ func TestDeclaredFleet(t *testing.T) {
 		}
 		undo := func(n int64) (api.Revision, error) { return c.UndoRevision(ctx, n) }
 		_, err = undo(us.Revision)
-		status(t, err, 409)
+		answered(t, err, 409)
 		undone, err := undo(there.Revision)
 		if err != nil || undone.Undoes != there.Revision {
 			t.Fatalf("%+v %v", undone, err)
@@ -223,7 +222,7 @@ func TestDeclaredFleet(t *testing.T) {
 		_, err = undo(1) // the creation of a region that is in use
 		faults(t, err, 409, "pool/fast")
 		_, err = undo(999)
-		status(t, err, 404)
+		answered(t, err, 404)
 
 		// Ten who change the same from what they read: one of them does, the others are told.
 		_, tag, err = c.GetRegion(ctx, "us")
@@ -245,7 +244,7 @@ func TestDeclaredFleet(t *testing.T) {
 			if err == nil {
 				won++
 			} else {
-				status(t, err, 412)
+				answered(t, err, 412)
 			}
 		}
 		if won != 1 {
@@ -262,7 +261,7 @@ func TestDeclaredFleet(t *testing.T) {
 			t.Error(err)
 		}
 		_, err = c.GetJoinToken(ctx, token.ID)
-		status(t, err, http.StatusNotFound)
+		answered(t, err, 404)
 
 		// An edge that lives holds its region, unless by force: then it drains first.
 		beat := func() api.HeartbeatReply {
@@ -279,7 +278,7 @@ func TestDeclaredFleet(t *testing.T) {
 			t.Error("the edge of a region that goes is not told to drain")
 		}
 		_, _, err = c.PutRegion(ctx, "eu2", api.NewRegion{DisplayName: "stay"}, "", api.PutRegionOptions{})
-		status(t, err, 409)
+		answered(t, err, 409)
 		eventually(t, "the region is gone", func() bool {
 			_, _, err := c.GetRegion(ctx, "eu2")
 			p, ok := errors.AsType[*api.Problem](err)

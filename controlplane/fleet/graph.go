@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"database/sql"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -71,8 +72,11 @@ func readGraph(ctx context.Context, q querier) (*graph, error) {
 	}
 	if err := each(ctx, q, `SELECT id, secret FROM fleet_secrets`, func(scan func(...any) error) error {
 		var id, secret string
-		err := scan(&id, &secret)
-		g.secrets[id] = secret
+		if err := scan(&id, &secret); err != nil {
+			return err
+		}
+		b, err := base64.StdEncoding.DecodeString(secret)
+		g.secrets[id] = string(b)
 		return err
 	}); err != nil {
 		return nil, err
@@ -283,7 +287,7 @@ func checkPrefix(p string, f *faults) {
 	switch {
 	case !strings.HasPrefix(p, "/") || !strings.HasSuffix(p, "/"):
 		f.add("body.prefix", "want one that begins and ends with a slash")
-	case p != "/" && path.Clean(p)+"/" != p || strings.ContainsAny(p, "?#%\\ ") || unprintable(p):
+	case p != "/" && path.Clean(p)+"/" != p || strings.Contains(p, "//") || strings.ContainsAny(p, "?#%\\ ") || unprintable(p):
 		f.add("body.prefix", "want a plain path: no empty or dotted parts, no escapes, no query")
 	case p == "/t/" || strings.HasPrefix(p, "/t/"):
 		f.add("body.prefix", "/t/ is for tokens")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,7 +59,13 @@ type Faults struct {
 	fields []api.FieldProblem
 }
 
-func (f *Faults) Error() string              { return f.text + ": " + f.is.Error() }
+func (f *Faults) Error() string {
+	if f.is == ErrInUse {
+		return f.text + " is in use: " + f.is.Error()
+	}
+	return f.text + " is not right: " + f.is.Error()
+}
+
 func (f *Faults) Unwrap() error              { return f.is }
 func (f *Faults) Fields() []api.FieldProblem { return f.fields }
 
@@ -124,6 +131,9 @@ func decode[N any](r *row) (Resource[N], error) {
 // Get returns a resource, or media.ErrNotFound.
 func Get[N any](ctx context.Context, s *Service, kind Kind, name string) (Resource[N], error) {
 	r := &row{key: key{kind, name}}
+	if !nameForm.MatchString(name) { // nor is it something that every database can be asked for
+		return Resource[N]{}, fmt.Errorf("%s %.63q: %w", kind, name, media.ErrNotFound)
+	}
 	var body string
 	err := s.db.QueryRowContext(ctx, `SELECT body, revision, drain_until, drain_author FROM fleet_resources WHERE kind = $1 AND name = $2`, string(kind), name).
 		Scan(&body, &r.revision, &r.drainUntil, &r.drainAuthor)
@@ -204,9 +214,9 @@ func Put[N any](ctx context.Context, s *Service, kind Kind, name string, want N,
 		if err := g.check(k); err != nil {
 			return err
 		}
-		if kept != nil {
+		if kept != nil { // in base64: it may be any bytes
 			if _, err := tx.ExecContext(ctx, `INSERT INTO fleet_secrets (id, kind, name, secret, created_at) VALUES ($1, $2, $3, $4, $5)`,
-				kept.id, string(kind), name, kept.secret, store.Micros(time.Now())); err != nil {
+				kept.id, string(kind), name, base64.StdEncoding.EncodeToString([]byte(kept.secret)), store.Micros(time.Now())); err != nil {
 				return err
 			}
 		}

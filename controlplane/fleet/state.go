@@ -384,6 +384,9 @@ func (st *state) verify(now time.Time) (list []api.TokenKey) {
 func (s *Service) Said(ctx context.Context, id string, e api.EdgeState) error {
 	now := store.Micros(time.Now())
 	keys := " " + strings.Join(e.Keys, " ") + " "
+	for _, text := range []*string{&e.Revision, &e.Reason, &keys} {
+		*text = strings.ReplaceAll(*text, "\x00", "") // PostgreSQL keeps none
+	}
 	_, err := s.db.ExecContext(ctx, `INSERT INTO edge_states (edge_id, config, release, since, refused, reason, keys, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $4)
 		ON CONFLICT (edge_id) DO UPDATE SET config = excluded.config, since = CASE WHEN edge_states.release = excluded.release THEN edge_states.since ELSE excluded.since END,
 		release = excluded.release, refused = excluded.refused, reason = excluded.reason, keys = excluded.keys, at = excluded.at`,
