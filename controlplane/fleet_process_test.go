@@ -168,7 +168,7 @@ func TestStagedRelease(t *testing.T) {
 	}
 	origin(a.URL)
 	for _, name := range []string{"one", "two"} {
-		if _, _, err := c.PutRoute(ctx, name, api.NewRoute{Prefix: "/" + name + "/", Origin: "o"}, "", api.PutRouteOptions{}); err != nil {
+		if _, _, err := c.PutRoute(ctx, name, api.NewRoute{Prefix: "/" + name + "/", Origin: "o", Public: true}, "", api.PutRouteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}

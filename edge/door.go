@@ -182,7 +182,7 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 	if err == nil && d.behind(ctx) {
 		err = media.ErrBusy
 	}
-	if err == nil && d.gate != nil && media.Key(t.key).Protected() && !d.peer(ctx) {
+	if err == nil && d.gate != nil && !t.route.Public && media.Key(t.key).Protected() && !d.peer(ctx) {
 		play, err = d.admit(ctx, t, begun)
 	}
 	switch {

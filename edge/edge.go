@@ -56,6 +56,7 @@ type Route struct {
 	Prefix string // begins and ends with "/"
 	Origin Origin
 	Slots  int64 // requests to the origin at once; default 128
+	Public bool  // no token is needed; else for all but pictures where Config.Tokens is set
 
 	care *care  // of the origin; New sets it
 	loop string // what this edge is called in CDN-Loop
@@ -134,7 +135,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 		if err := r.check(); err != nil {
 			return nil, err
 		}
-		e.own = append(e.own, &Route{r.Prefix, r.Origin, r.Slots, newCare(r.Prefix, cmp.Or(r.Slots, originSlots), originFailing, log, m), name})
+		e.own = append(e.own, &Route{r.Prefix, r.Origin, r.Slots, r.Public, newCare(r.Prefix, cmp.Or(r.Slots, originSlots), originFailing, log, m), name})
 	}
 	slices.SortStableFunc(e.own, byLength)
 	e.routes = newRouteTable(e.own)
@@ -256,11 +257,11 @@ func (e *Edge) SetRoutes(rs []*Route) error {
 		if slices.ContainsFunc(next, same) {
 			return fmt.Errorf("route %q is there twice: %w", r.Prefix, media.ErrInvalid)
 		}
-		if at := slices.IndexFunc(before, same); at >= 0 && before[at].Origin == r.Origin && before[at].Slots == r.Slots {
+		if at := slices.IndexFunc(before, same); at >= 0 && before[at].Origin == r.Origin && before[at].Slots == r.Slots && before[at].Public == r.Public {
 			next = append(next, before[at])
 			continue
 		}
-		made := &Route{r.Prefix, r.Origin, r.Slots, newCare(r.Prefix, cmp.Or(r.Slots, originSlots), originFailing, e.log, e.metrics), e.door.loop}
+		made := &Route{r.Prefix, r.Origin, r.Slots, r.Public, newCare(r.Prefix, cmp.Or(r.Slots, originSlots), originFailing, e.log, e.metrics), e.door.loop}
 		next, fresh = append(next, made), append(fresh, made)
 	}
 	for _, o := range e.own {

@@ -141,6 +141,7 @@ type EdgeRelease struct {
 type EdgeRoute struct {
 	Name   string     `json:"name"`
 	Prefix string     `json:"prefix"`
+	Public bool       `json:"public,omitempty"`
 	Origin EdgeOrigin `json:"origin"`
 }
 

@@ -96,6 +96,7 @@ type Origin struct {
 type NewRoute struct {
 	Prefix         string   `json:"prefix" minLength:"1" maxLength:"1000"` // begins and ends with a slash
 	Origin         string   `json:"origin" minLength:"1" maxLength:"63"`
+	Public         bool     `json:"public,omitempty"`                         // no token is needed; default: one is, but for pictures (art/)
 	Regions        []string `json:"regions,omitempty" maxItems:"300"`         // whose edges have it; empty: all
 	State          string   `json:"state,omitempty" enum:"active,inactive"`   // default active
 	SteeringPolicy string   `json:"steering_policy,omitempty" maxLength:"63"` // how edges are chosen for it; default: the policy named "default", if there is one

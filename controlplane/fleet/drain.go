@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -170,7 +171,6 @@ func (s *Service) DeleteEdge(ctx context.Context, id string, force bool) error {
 	} else if n == 0 {
 		return fmt.Errorf("edge %s: %w", id, media.ErrNotFound)
 	}
-	s.nodes.Forget(id)
 	return s.Reload(ctx)
 }
 
@@ -207,6 +207,7 @@ func (s *Service) Status(ctx context.Context, streams map[string]int) (api.Fleet
 		}
 		if h := e.Heartbeat; h != nil {
 			f.Version, f.Connections, f.RequestsPerSec = h.Version, h.Connections, h.RequestsPerSec
+			f.Config = cmp.Or(h.ConfigRevision, f.Config)
 			if f.Draining == "" && h.Draining {
 				f.Draining = "itself"
 			}

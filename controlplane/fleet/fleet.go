@@ -3,6 +3,11 @@
 //	operator -> join token -> edge joins with its public key -> signs heartbeats (2 s) and config polls with it
 //
 // The identity of an edge is its Ed25519 key: no secret of an edge is ever here.
+//
+//	operator -> resources, checked as a whole, each change a revision -> release, a snapshot -> activation -> edges, by and by
+//	                  '-> state: what edges are answered with and players are steered by, in memory
+//
+// docs/decisions/0009-fleet-revisions.md says what counts when.
 package fleet
 
 import (

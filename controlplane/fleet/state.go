@@ -106,6 +106,13 @@ func (s *Service) Reload(ctx context.Context) error {
 		return fmt.Errorf("read the fleet's configuration: %w", err)
 	}
 	s.state.Store(next)
+	if old != nil {
+		for id := range old.edges {
+			if _, stays := next.edges[id]; !stays { // whoever deleted it
+				s.nodes.Forget(id)
+			}
+		}
+	}
 	return nil
 }
 
@@ -235,7 +242,7 @@ func partOf(number int64, c *api.ReleaseContents, region string, secrets map[str
 			continue
 		}
 		o := origins[r.Origin]
-		p.Routes = append(p.Routes, api.EdgeRoute{Name: r.Name, Prefix: r.Prefix, Origin: api.EdgeOrigin{Name: r.Origin, URL: o.URL, HostHeader: o.HostHeader, ConnectTimeoutMS: o.ConnectTimeoutMS,
+		p.Routes = append(p.Routes, api.EdgeRoute{Name: r.Name, Prefix: r.Prefix, Public: r.Public, Origin: api.EdgeOrigin{Name: r.Origin, URL: o.URL, HostHeader: o.HostHeader, ConnectTimeoutMS: o.ConnectTimeoutMS,
 			FirstByteTimeoutMS: o.FirstByteTimeoutMS, MaxRequests: o.MaxRequests, FreshSeconds: o.FreshSeconds, AuthHeader: o.AuthHeader, Secret: secrets[o.SecretID]}})
 	}
 	b, err := json.Marshal(p.Routes)

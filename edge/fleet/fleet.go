@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -67,7 +68,7 @@ type Member struct {
 	release *api.EdgeRelease       // in force; nil: none
 	origins map[string]edge.Origin // of it, by what they were made of
 	state   api.EdgeState          // what the control plane is to know
-	unsaid  bool                   // and does not know yet
+	told    *api.EdgeState         // what it was told last in this life
 }
 
 // Join reads the identity of an earlier life, or makes one and joins. It applies the configuration kept, if there is
@@ -98,7 +99,6 @@ func Join(ctx context.Context, cfg Config, e *edge.Edge, log *slog.Logger) (*Mem
 	}
 	if kept.Revision != "" {
 		m.apply(ctx, kept)
-		m.unsaid = true
 	}
 	return m, nil
 }
@@ -218,24 +218,32 @@ func (m *Member) poll(ctx context.Context, wait bool) error {
 		m.log.Error("the configuration is not kept for a restart", "err", err)
 		return err
 	}
-	m.unsaid = true
 	return m.say(ctx)
 }
 
 // refused marks the revision of a configuration that is kept without its release: after a restart it is asked for again.
 const refused = " without its release"
 
-// say tells the control plane what became of the last configuration, if it does not know yet.
+// say tells the control plane what became of the last configuration, if it does not know yet. That peers came or went is no
+// news to it: else each of a hundred edges that join would have ninety-nine others write to it.
 func (m *Member) say(ctx context.Context) error {
-	if !m.unsaid {
+	if m.state.Revision == "" { // none yet
 		return nil
 	}
+	if m.told != nil {
+		same := *m.told
+		same.Revision = m.state.Revision
+		if reflect.DeepEqual(same, m.state) {
+			return nil
+		}
+	}
+	now := m.state
 	sctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := m.client.Call(sctx, http.MethodPut, "/v1/fleet/state", m.state, nil); err != nil {
+	if err := m.client.Call(sctx, http.MethodPut, "/v1/fleet/state", now, nil); err != nil {
 		return err
 	}
-	m.unsaid = false
+	m.told = &now
 	return nil
 }
 

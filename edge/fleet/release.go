@@ -61,7 +61,7 @@ func (m *Member) open(ctx context.Context, r *api.EdgeRelease) (routes []*edge.R
 			}
 		}
 		origins[string(spec)] = o
-		routes = append(routes, &edge.Route{Prefix: route.Prefix, Origin: o, Slots: int64(route.Origin.MaxRequests)})
+		routes = append(routes, &edge.Route{Prefix: route.Prefix, Origin: o, Public: route.Public, Slots: int64(route.Origin.MaxRequests)})
 	}
 	return routes, origins, nil
 }
