@@ -71,6 +71,11 @@ func TestDeclaredFleet(t *testing.T) {
 		}
 		_, _, err = c.PutRegion(ctx, "US_1", api.NewRegion{}, "", create)
 		faults(t, err, 422, "path.name")
+		for ip, want := range map[string]string{"10.1.200.1": "eu", "192.0.2.7": "eu", "2001:db8:1::2": "eu", "10.2.0.1": "", "192.0.2.8": ""} {
+			if e := call[api.Explanation](t, c, "GET", "/v1/admin/explain?ip="+ip, nil); e.Place.Region != want {
+				t.Errorf("%s belongs to %q, want %q", ip, e.Place.Region, want)
+			}
+		}
 		us := call[api.Region](t, c, "PUT", "/v1/admin/regions/us", api.NewRegion{DisplayName: "US", Latitude: 39, Longitude: -77, Fallback: []string{"eu"}})
 
 		// What names something that is not there is an error at its field.

@@ -230,7 +230,7 @@ func (s *Service) Heartbeat(ctx context.Context, id string, h api.Heartbeat) (ap
 	if err := checkURL(h.URL); err != nil {
 		return api.HeartbeatReply{}, err
 	}
-	n := geo.Node{ID: id, URL: h.URL, LoadRatio: min(1, max(h.CPURatio, float64(h.EgressBps)/capacityBps))}
+	n := geo.Node{ID: id, URL: h.URL, LoadRatio: min(1, max(h.CPURatio, float64(h.EgressBps)/s.state.Load().capacityBps(id)))}
 	var draining int
 	var key string
 	err := s.db.QueryRowContext(ctx, `SELECT e.name, e.region, e.draining, e.public_key, r.latitude, r.longitude FROM edges e JOIN regions r ON r.name = e.region WHERE e.id = $1`, id).

@@ -322,6 +322,14 @@ func (s *Service) Nodes(now time.Time) []geo.Node {
 	return list
 }
 
+// capacityBps is what an edge can send.
+func (st *state) capacityBps(id string) float64 {
+	if p := st.poolOf[id]; p != nil {
+		return float64(p.Spec.CapacityMbps) * 1e6
+	}
+	return capacityBps
+}
+
 // draining says what of the configuration drains an edge: edge, pool, region; "": nothing.
 func (st *state) draining(id string) string {
 	e, ok := st.edges[id]
