@@ -327,7 +327,10 @@ func (cp *ControlPlane) releaseRoutes(a huma.API) {
 	register(cp, a, op, func(ctx context.Context, in *numbered) (*none, error) {
 		return nil, cp.fleet.DeleteRelease(ctx, in.Number)
 	})
-	register(cp, a, operation("get-activation", http.MethodGet, "/v1/admin/fleet/activation", fleetTag, "Which release edges are to run", fleetWho), func(ctx context.Context, _ *none) (*revised[api.Activation], error) {
+	op = operation("get-activation", http.MethodGet, "/v1/admin/fleet/activation", fleetTag, "Which release edges are to run", fleetWho)
+	op.Description = "404: none, they run their own routes."
+	op.Errors = []int{http.StatusNotFound}
+	register(cp, a, op, func(ctx context.Context, _ *none) (*revised[api.Activation], error) {
 		v, err := cp.fleet.Activation(ctx)
 		return atRevision(v, v.Revision, err)
 	})

@@ -69,6 +69,7 @@ type Member struct {
 	origins map[string]edge.Origin // of it, by what they were made of
 	state   api.EdgeState          // what the control plane is to know
 	told    *api.EdgeState         // what it was told last in this life
+	unkept  *api.EdgeConfig        // that is to be written down for a restart; nil: it is
 }
 
 // Join reads the identity of an earlier life, or makes one and joins. It applies the configuration kept, if there is
@@ -165,11 +166,7 @@ func (m *Member) Run(ctx context.Context, ready func()) error {
 	pollers.Go(func() { m.followPurges(ctx) })
 	pollers.Go(func() {
 		for ctx.Err() == nil {
-			err := m.say(ctx)
-			if err == nil {
-				err = m.poll(ctx, true)
-			}
-			if err != nil && ctx.Err() == nil {
+			if err := errors.Join(m.say(ctx), m.poll(ctx, true)); err != nil && ctx.Err() == nil {
 				m.log.Debug("poll of the configuration", "err", err)
 				select {
 				case <-ctx.Done():
@@ -214,10 +211,7 @@ func (m *Member) poll(ctx context.Context, wait bool) error {
 	if !m.apply(ctx, c) {
 		c.Release, c.Revision = m.release, c.Revision+refused
 	}
-	if err := m.write("config.json", c); err != nil { // it is in force, but a restart would not know it: not acknowledged
-		m.log.Error("the configuration is not kept for a restart", "err", err)
-		return err
-	}
+	m.unkept = &c
 	return m.say(ctx)
 }
 
@@ -229,6 +223,13 @@ const refused = " without its release"
 func (m *Member) say(ctx context.Context) error {
 	if m.state.Revision == "" { // none yet
 		return nil
+	}
+	if m.unkept != nil { // it is in force, but a restart would not know it: that is nothing to acknowledge
+		if err := m.write("config.json", *m.unkept); err != nil {
+			m.log.Error("the configuration is not kept for a restart, trying on", "err", err)
+			return err
+		}
+		m.unkept = nil
 	}
 	if m.told != nil {
 		same := *m.told
