@@ -41,7 +41,7 @@ func (cp *ControlPlane) authenticate(ctx context.Context, kind, token string) (c
 	switch {
 	case admin:
 		sum := sha256.Sum256([]byte(token))
-		return ctx, "admin:" + hex.EncodeToString(sum[:8]), cp.identity.VerifyAdmin(ctx, token, scope)
+		return context.WithValue(ctx, keyAdmin, hex.EncodeToString(sum[:])), "admin:" + hex.EncodeToString(sum[:8]), cp.identity.VerifyAdmin(ctx, token, scope)
 	case kind == needEdge:
 		id, err := cp.fleet.Verify(ctx, token)
 		return context.WithValue(ctx, keyEdge, id), "edge:" + id, err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -209,15 +210,17 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	}
 	nodes := &registry.Memory{}
 	cp.fleet = fleet.New(cp.db, nodes, cp.verifyKeys)
-	if err = cp.fleet.NumberRevoked(ctx); err != nil {
+	cp.fleet.Steering = cfg.Steering
+	if err = errors.Join(cp.fleet.NumberRevoked(ctx), cp.fleet.Upgrade(ctx)); err != nil {
 		return nil, err
 	}
+	cp.tokens.Known = cp.fleet.Known
 	if cp.licences, err = identity.OpenKeys(ctx, cp.db, identity.PurposeOffline); err != nil {
 		return nil, err
 	}
 	cp.player = player.New(cp.db, cp.notices(), player.Sources{Devices: cp.identity.DeviceNames, Ended: cp.identity.SessionEnded, Tracks: cp.catalog.TracksByID}, log)
-	cp.playback = cp.newPlayback(nodes)
-	cp.steer = steer.New(steer.Config{Nodes: nodes.Nodes, Locate: cp.places.Locate, Issuer: playback.Issuer, Keys: cp.tokenKeys, Object: readSmall(objects), Policy: cfg.Steering})
+	cp.playback = cp.newPlayback()
+	cp.steer = steer.New(steer.Config{Nodes: cp.fleet.Nodes, Locate: cp.locate, Issuer: playback.Issuer, Keys: cp.tokenKeys, Object: readSmall(objects), Policy: cp.fleet.Policy})
 	if cfg.DNSListen != "" {
 		zone, err := steer.ReadZone(cfg.DNSZone)
 		if err != nil {
@@ -250,6 +253,15 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	})
 	cp.handler = cp.routes()
 	return cp, nil
+}
+
+// locate places an address; a region may have declared it as one of its clients.
+func (cp *ControlPlane) locate(a netip.Addr) geo.Place {
+	p := cp.places.Locate(a)
+	if p.Region == "" {
+		p.Region = cp.fleet.Tie(a)
+	}
+	return p
 }
 
 // verifyKeys are the public halves of the keys that sign access tokens for edges.
@@ -404,6 +416,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 		})
 	}
 	background("revocations", cp.fleet.WatchRevoked)
+	background("fleet configuration", cp.fleet.Watch)
 	background("streams", cp.playback.Run)
 	background("offline", cp.offline.Run)
 	background("play logs of deleted accounts", cp.forgetter.Run)

@@ -44,6 +44,7 @@ const (
 	keyVisit ctxKey = iota
 	keyPrincipal
 	keyEdge
+	keyAdmin // SHA-256 of the admin token, in hex
 )
 
 // visit is what the gateway knows of one request. Only the request's own goroutine writes it.

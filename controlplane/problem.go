@@ -41,6 +41,10 @@ var problems = []struct {
 	{catalog.ErrNoMedia, http.StatusConflict, "no-media"},
 	{store.ErrNotEmbedded, http.StatusConflict, "not-embedded"},
 	{fleet.ErrNameTaken, http.StatusConflict, "name-taken"},
+	{fleet.ErrFields, http.StatusUnprocessableEntity, "validation"},
+	{fleet.ErrInUse, http.StatusConflict, "in-use"},
+	{fleet.ErrSince, http.StatusConflict, "changed-since"},
+	{fleet.ErrUnconditional, http.StatusPreconditionRequired, "precondition-required"},
 	{playlist.ErrLimit, http.StatusConflict, "limit-reached"},
 	{playlist.ErrNothing, http.StatusConflict, "nothing-to-undo"},
 	{playback.ErrStreamLimit, http.StatusConflict, "stream-limit"},
@@ -91,6 +95,12 @@ func (cp *ControlPlane) problem(ctx context.Context, err error) error {
 			p := newProblem(k.status, k.slug, strings.TrimSuffix(err.Error(), ": "+k.is.Error()))
 			if d, ok := errors.AsType[*api.DevicesError](err); ok {
 				p.Devices = d.Have
+			}
+			if f, ok := errors.AsType[interface {
+				error
+				Fields() []api.FieldProblem
+			}](err); ok {
+				p.Errors = f.Fields()
 			}
 			if k.is == media.ErrBusy {
 				p.RetryAfter = 1

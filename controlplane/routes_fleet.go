@@ -14,17 +14,7 @@ import (
 
 func (cp *ControlPlane) fleetRoutes(a huma.API) {
 	const tag, who = "Fleet", adminScope + identity.ScopeFleet
-	register(cp, a, operation("list-regions", http.MethodGet, "/v1/admin/regions", tag, "All regions", who), func(ctx context.Context, _ *struct{}) (*answer[api.Page[api.Region]], error) {
-		list, err := cp.fleet.Regions(ctx)
-		return reply(api.Page[api.Region]{Items: list}, err)
-	})
-	register(cp, a, operation("put-region", http.MethodPut, "/v1/admin/regions/{name}", tag, "Create or replace a region", who), func(ctx context.Context, in *struct {
-		Name string `path:"name" maxLength:"63"`
-		Body api.NewRegion
-	}) (*answer[api.Region], error) {
-		r := api.Region{Name: in.Name, NewRegion: in.Body}
-		return reply(r, cp.fleet.PutRegion(ctx, r))
-	})
+	cp.fleetConfigRoutes(a)
 	op := operation("new-join-token", http.MethodPost, "/v1/admin/join-tokens", tag, "Make a token that admits edges into a region", who)
 	op.DefaultStatus = http.StatusCreated
 	register(cp, a, op, func(ctx context.Context, in *struct{ Body api.NewJoinToken }) (*answer[api.JoinToken], error) {

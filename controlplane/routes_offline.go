@@ -122,7 +122,7 @@ func (cp *ControlPlane) newOffline() *offline.Service {
 			return err == nil, err
 		},
 		Edge: func(l api.Listener, prefix string) (string, error) {
-			picks, err := cp.playback.Edges(l, prefix)
+			picks, err := cp.playback.Edges(l, l.UserID, prefix)
 			if err != nil {
 				return "", err
 			}

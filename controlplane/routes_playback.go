@@ -11,7 +11,6 @@ import (
 	"segue/controlplane/api"
 	"segue/controlplane/identity"
 	"segue/controlplane/playback"
-	"segue/internal/registry"
 	"segue/media"
 	"segue/media/cat"
 
@@ -68,9 +67,9 @@ func listener(ctx context.Context) api.Listener {
 }
 
 // newPlayback wires what playback asks of the others.
-func (cp *ControlPlane) newPlayback(nodes *registry.Memory) *playback.Service {
-	return playback.New(cp.db, playback.Config{Policy: cp.cfg.Steering, RefuseUnknownCountry: cp.cfg.Playback.RefuseUnknownCountry}, playback.Sources{
-		Plan: cp.identity.Plan, Limits: cp.planLimits, Device: cp.deviceName, Nodes: nodes.Nodes, Locate: cp.places.Locate, Where: cp.places.Country, Key: func() cat.Key { return cp.tokenKeys()[0] }, Revoke: cp.fleet.Revoke,
+func (cp *ControlPlane) newPlayback() *playback.Service {
+	return playback.New(cp.db, playback.Config{RefuseUnknownCountry: cp.cfg.Playback.RefuseUnknownCountry}, playback.Sources{
+		Plan: cp.identity.Plan, Limits: cp.planLimits, Device: cp.deviceName, Nodes: cp.fleet.Nodes, Policy: cp.fleet.Policy, Locate: cp.locate, Where: cp.places.Country, Key: func() cat.Key { return cp.tokenKeys()[0] }, Revoke: cp.fleet.Revoke,
 		Track: func(ctx context.Context, id media.TrackID) (playback.Track, error) {
 			t, err := cp.catalog.Playable(ctx, id)
 			return playback.Track{Track: t.Track, Media: t.Media, AvailableIn: t.AvailableIn}, err

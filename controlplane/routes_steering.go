@@ -204,18 +204,19 @@ func (cp *ControlPlane) explanation(ip netip.Addr, who, object string) api.Expla
 	p, d := cp.steer.Explain(time.Now(), ip, who, object)
 	e := api.Explanation{IP: ip.String(), Object: object, Home: d.Home, Spill: d.Spill, Canary: d.Canary, Picks: []api.ExplainedEdge{}, Rejected: []api.ExplainedEdge{}, Files: []api.ExplainedGeoFile{},
 		Place: api.ExplainedPlace{Country: p.Country, ASN: p.ASN, Region: p.Region, Source: p.Source}}
+	_, e.Policy = cp.fleet.Policy(object)
 	if p.OK {
 		e.Place.Latitude, e.Place.Longitude = &p.Lat, &p.Lon
 	}
 	for _, k := range d.Picks {
-		x := api.ExplainedEdge{Name: k.Name, Region: k.Region, URL: k.URL, LoadRatio: &k.LoadRatio, Reason: string(k.Reason)}
+		x := api.ExplainedEdge{Name: k.Name, Region: k.Region, Pool: k.Pool, URL: k.URL, LoadRatio: &k.LoadRatio, Reason: string(k.Reason)}
 		if p.OK {
 			x.DistanceKm = &k.DistanceKm
 		}
 		e.Picks = append(e.Picks, x)
 	}
 	for _, r := range d.Rejected {
-		e.Rejected = append(e.Rejected, api.ExplainedEdge{Name: r.Name, Region: r.Region, Reason: string(r.Reason)})
+		e.Rejected = append(e.Rejected, api.ExplainedEdge{Name: r.Name, Region: r.Region, Pool: r.Pool, Reason: string(r.Reason)})
 	}
 	for _, f := range cp.places.Databases() {
 		e.Files = append(e.Files, api.ExplainedGeoFile(f))

@@ -23,7 +23,7 @@ import (
 // door is the HTTP side: it takes a request apart, asks metas and policy what to answer, and sends blocks.
 type door struct {
 	name     string // in Cache-Status and Server-Timing
-	routes   routes
+	routes   *routeTable
 	metas    *metas
 	exchange *exchange
 	source   Source
@@ -35,6 +35,7 @@ type door struct {
 	log      *RequestLog
 	metrics  *metrics
 	ready    atomic.Bool
+	leaving  atomic.Bool   // each reply is the last one of its connection
 	wait     time.Duration // for the first byte
 	requests atomic.Int64
 	hits     atomic.Int64
@@ -53,6 +54,9 @@ func (d *door) handle(ctx *fasthttp.RequestCtx) {
 	h.Set("Access-Control-Allow-Origin", "*")
 	h.Set("Access-Control-Expose-Headers", exposed)
 	h.Set("Timing-Allow-Origin", "*")
+	if d.leaving.Load() {
+		ctx.SetConnectionClose()
+	}
 	rh := &ctx.Request.Header
 	raw := rh.RequestURI()
 	if status := guard(rh.Protocol(), raw, rh.RawHeaders()); status != 0 {
@@ -178,7 +182,7 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 	if err == nil && d.behind(ctx) {
 		err = media.ErrBusy
 	}
-	if err == nil && d.gate != nil && media.Key(t.key).Protected() && !d.peer(ctx) {
+	if err == nil && d.gate != nil && !t.route.Public && media.Key(t.key).Protected() && !d.peer(ctx) {
 		play, err = d.admit(ctx, t, begun)
 	}
 	switch {

@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"segue/edge/transport"
@@ -30,7 +32,7 @@ type Config struct {
 	Records     int64                   // bytes of records of objects in memory, and a quarter of that for tokens; default 64 MiB
 	DiskDir     string                  // empty: no disk tier
 	DiskSize    int64                   // bytes of blocks on disk; default 4 GiB
-	Routes      []*Route                // at least one
+	Routes      []*Route                // at least one, unless Tokens: a member of a fleet may get all of its routes by SetRoutes
 	Tokens      bool                    // protected objects need a token; without, everything is public
 	FillTimeout time.Duration           // for one run of blocks from the origin; default 2 min
 	FirstByte   time.Duration           // until the first block is there; default 15 s
@@ -53,6 +55,8 @@ func Split(total int64) (blocks, records int64) {
 type Route struct {
 	Prefix string // begins and ends with "/"
 	Origin Origin
+	Slots  int64 // requests to the origin at once; default 128
+	Public bool  // no token is needed; else for all but pictures where Config.Tokens is set
 
 	care *care  // of the origin; New sets it
 	loop string // what this edge is called in CDN-Loop
@@ -75,24 +79,39 @@ func (rs routes) find(path string) *Route {
 	return nil
 }
 
+// routeTable holds the routes that are in force, swapped whole.
+type routeTable struct{ now atomic.Pointer[routes] }
+
+func newRouteTable(rs routes) *routeTable {
+	t := &routeTable{}
+	t.now.Store(&rs)
+	return t
+}
+
+func (t *routeTable) find(path string) *Route { return t.now.Load().find(path) }
+
 // idle reports whether nobody waits for an origin.
-func (rs routes) idle() bool {
-	return !slices.ContainsFunc(rs, func(r *Route) bool { return r.care.waiting.Load() > 0 || r.care.busy.Load() >= r.care.cap })
+func (t *routeTable) idle() bool {
+	return !slices.ContainsFunc(*t.now.Load(), func(r *Route) bool { return r.care.waiting.Load() > 0 || r.care.busy.Load() >= r.care.cap })
 }
 
 // Edge is one running cache.
 type Edge struct {
-	cfg    Config
-	log    *slog.Logger
-	door   *door
-	fills  *Coalesce
-	asks   *exchange
-	disk   *Disk // nil: none
-	shield *Shield
-	server *fasthttp.Server
-	conns  connections
-	begun  time.Time
-	gather prometheus.Gatherer // nil: the registerer is not one
+	cfg     Config
+	log     *slog.Logger
+	door    *door
+	fills   *Coalesce
+	asks    *exchange
+	disk    *Disk // nil: none
+	shield  *Shield
+	server  *fasthttp.Server
+	conns   connections
+	begun   time.Time
+	own     routes // of the configuration
+	routes  *routeTable
+	setting sync.Mutex // one SetRoutes at a time
+	metrics *metrics
+	gather  prometheus.Gatherer // nil: the registerer is not one
 }
 
 // New checks the configuration and opens the disk tier; it serves nothing yet.
@@ -105,22 +124,21 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	if cfg.Memory < BlockSize || cfg.DiskSize < BlockSize {
 		return nil, fmt.Errorf("memory and disk must hold at least one block of %d bytes: %w", BlockSize, media.ErrInvalid)
 	}
-	if len(cfg.Routes) == 0 {
+	if len(cfg.Routes) == 0 && !cfg.Tokens {
 		return nil, fmt.Errorf("an edge needs an origin: %w", media.ErrInvalid)
 	}
 	m := newMetrics(reg)
 	name := "segue-" + strings.ToLower(rand.Text()[:12])
-	rs := make(routes, len(cfg.Routes))
-	for i, r := range cfg.Routes {
-		if !strings.HasPrefix(r.Prefix, "/") || !strings.HasSuffix(r.Prefix, "/") {
-			return nil, fmt.Errorf("route %q must begin and end with a slash: %w", r.Prefix, media.ErrInvalid)
-		}
-		rs[i] = &Route{r.Prefix, r.Origin, newCare(r.Prefix, originSlots, originFailing, log, m), name}
-	}
-	slices.SortStableFunc(rs, func(a, b *Route) int { return len(b.Prefix) - len(a.Prefix) })
-
 	//  client -> door(metas, policy) -> Memory+Coalesce -> Disk -> Shield -> Upstream -> origin
-	e := &Edge{cfg: cfg, log: log, begun: time.Now()}
+	e := &Edge{cfg: cfg, log: log, begun: time.Now(), metrics: m}
+	for _, r := range cfg.Routes {
+		if err := r.check(); err != nil {
+			return nil, err
+		}
+		e.own = append(e.own, &Route{r.Prefix, r.Origin, r.Slots, r.Public, newCare(r.Prefix, cmp.Or(r.Slots, originSlots), originFailing, log, m), name})
+	}
+	slices.SortStableFunc(e.own, byLength)
+	e.routes = newRouteTable(e.own)
 	memory := NewMemory(cfg.Memory)
 	e.shield = newShield(&Upstream{memory.Alloc}, memory.Alloc, name, e.PurgedTo, log, m)
 	var below Source = e.shield
@@ -144,7 +162,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	if err != nil {
 		return nil, err
 	}
-	metas, err := newMetas(rs, cfg.Records, cfg.FirstByte, purges, m)
+	metas, err := newMetas(e.routes, cfg.Records, cfg.FirstByte, purges, m)
 	if err != nil {
 		return nil, err
 	}
@@ -156,8 +174,8 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	}
 	e.asks = newExchange(metas, e.fills, cfg.Memory, cfg.FirstByte, m)
 	e.asks.shield = e.shield
-	e.door = &door{name: cfg.Name, routes: rs, metas: metas, exchange: e.asks, source: e.fills, shield: e.shield, loop: name, memory: memory, metrics: m, wait: cfg.FirstByte, log: cfg.Log}
-	e.door.ahead = newAhead(e.door, cfg.Memory, rs.idle, cfg.FillTimeout, reg)
+	e.door = &door{name: cfg.Name, routes: e.routes, metas: metas, exchange: e.asks, source: e.fills, shield: e.shield, loop: name, memory: memory, metrics: m, wait: cfg.FirstByte, log: cfg.Log}
+	e.door.ahead = newAhead(e.door, cfg.Memory, e.routes.idle, cfg.FillTimeout, reg)
 	if cfg.Tokens {
 		if e.door.gate, err = newGate(cfg.Records/4, m); err != nil {
 			return nil, err
@@ -181,7 +199,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Edge, error)
 	}
 	reg.MustRegister(&e.conns, breakers(func() []*care {
 		cares := e.shield.cares()
-		for _, r := range rs {
+		for _, r := range *e.routes.now.Load() {
 			cares = append(cares, r.care)
 		}
 		return cares
@@ -203,8 +221,64 @@ func (e *Edge) SetPeers(self string, key ed25519.PrivateKey, peers []Peer) {
 	e.shield.set(self, key, peers)
 }
 
-// Drain makes /readyz say 503, or 200 again; requests are served all the same.
-func (e *Edge) Drain(on bool) { e.door.ready.Store(!on) }
+// Drain makes /readyz say 503, or 200 again. Requests are served all the same, each with a word to its client that it is the
+// last one on this connection: so that connections go, and none with a request on its way.
+func (e *Edge) Drain(on bool) {
+	e.door.leaving.Store(on)
+	e.door.ready.Store(!on)
+}
+
+func (r *Route) check() error {
+	if !strings.HasPrefix(r.Prefix, "/") || !strings.HasSuffix(r.Prefix, "/") {
+		return fmt.Errorf("route %q must begin and end with a slash: %w", r.Prefix, media.ErrInvalid)
+	}
+	if r.Origin == nil {
+		return fmt.Errorf("route %q has no origin: %w", r.Prefix, media.ErrInvalid)
+	}
+	return nil
+}
+
+// byLength puts the longest prefix first.
+func byLength(a, b *Route) int { return len(b.Prefix) - len(a.Prefix) }
+
+// SetRoutes replaces all routes but those of the configuration, before which they count. It is all or nothing: an error,
+// which wraps media.ErrInvalid, leaves everything as it was. Requests under way end with the routes that they began with. A
+// route that stays, prefix and Origin the same, keeps its connections and breaker. Of one that is new here, what is stored of its
+// prefix is validated before it is used again.
+func (e *Edge) SetRoutes(rs []*Route) error {
+	e.setting.Lock()
+	defer e.setting.Unlock()
+	before := *e.routes.now.Load()
+	var next, fresh routes
+	for _, r := range rs {
+		if err := r.check(); err != nil {
+			return err
+		}
+		same := func(o *Route) bool { return o.Prefix == r.Prefix }
+		if slices.ContainsFunc(next, same) {
+			return fmt.Errorf("route %q is there twice: %w", r.Prefix, media.ErrInvalid)
+		}
+		if at := slices.IndexFunc(before, same); at >= 0 && before[at].Origin == r.Origin && before[at].Slots == r.Slots && before[at].Public == r.Public {
+			next = append(next, before[at])
+			continue
+		}
+		made := &Route{r.Prefix, r.Origin, r.Slots, r.Public, newCare(r.Prefix, cmp.Or(r.Slots, originSlots), originFailing, e.log, e.metrics), e.door.loop}
+		next, fresh = append(next, made), append(fresh, made)
+	}
+	for _, o := range e.own {
+		if !slices.ContainsFunc(next, func(r *Route) bool { return r.Prefix == o.Prefix }) {
+			next = append(next, o)
+		}
+	}
+	slices.SortStableFunc(next, byLength)
+	e.routes.now.Store(&next)
+	for _, r := range fresh { // behind the swap: what the old origin is asked for meanwhile is marked too
+		if err := e.Purge(Purge{Kind: PurgePrefix, Value: r.Prefix, Soft: true}); err != nil {
+			e.log.Warn("what is stored under a new route is not validated after a restart", "key", r.Prefix, "err", err)
+		}
+	}
+	return nil
+}
 
 // Counters is what an edge did since it began.
 type Counters struct {

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,22 +19,36 @@ import (
 // HTTPOrigin is a plain HTTP server that the edge fronts as an RFC 9111 shared cache.
 type HTTPOrigin struct {
 	base   string       // scheme://host[:port][/path], no slash at the end
+	host   string       // in requests; empty: the base's
+	header http.Header  // set in every request
 	client *http.Client // its connections are headFilters
 	bodies *http.Client // for requests with a body
 }
 
+// HTTPOptions are what may be said of an HTTP origin. The zero value is the default.
+type HTTPOptions struct {
+	Host      string        // Host of requests; default the base URL's
+	Header    http.Header   // set in every request, in the place of what a player sent: credentials
+	Connect   time.Duration // for a connection; default 2 s
+	FirstByte time.Duration // for the head of a response; default 10 s
+}
+
 // NewHTTPOrigin checks the base URL.
-func NewHTTPOrigin(base string) (*HTTPOrigin, error) {
+func NewHTTPOrigin(base string) (*HTTPOrigin, error) { return OpenHTTPOrigin(base, HTTPOptions{}) }
+
+// OpenHTTPOrigin is NewHTTPOrigin with options.
+func OpenHTTPOrigin(base string, opts HTTPOptions) (*HTTPOrigin, error) {
+	opts.Connect, opts.FirstByte = cmp.Or(opts.Connect, 2*time.Second), cmp.Or(opts.FirstByte, 10*time.Second)
 	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.User != nil {
 		return nil, fmt.Errorf("origin %q: want http://host[:port][/path]: %w", base, media.ErrInvalid)
 	}
-	dial := (&net.Dialer{Timeout: 2 * time.Second}).DialContext
+	dial := (&net.Dialer{Timeout: opts.Connect}).DialContext
 	asIs := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // redirects are the player's business
 	transport := &http.Transport{
 		DialContext:           dial,
-		TLSHandshakeTimeout:   2 * time.Second,
-		ResponseHeaderTimeout: 10 * time.Second,
+		TLSHandshakeTimeout:   opts.Connect,
+		ResponseHeaderTimeout: opts.FirstByte,
 		MaxIdleConnsPerHost:   256,
 		IdleConnTimeout:       time.Minute,
 		DisableCompression:    true,
@@ -48,7 +63,7 @@ func NewHTTPOrigin(base string) (*HTTPOrigin, error) {
 			return &headFilter{Conn: c}, nil
 		}
 	}
-	return &HTTPOrigin{strings.TrimRight(base, "/"), &http.Client{CheckRedirect: asIs, Transport: filtered}, &http.Client{CheckRedirect: asIs, Transport: transport}}, nil
+	return &HTTPOrigin{strings.TrimRight(base, "/"), opts.Host, opts.Header, &http.Client{CheckRedirect: asIs, Transport: filtered}, &http.Client{CheckRedirect: asIs, Transport: transport}}, nil
 }
 
 // send passes a request on for a key, which is a path with its query, and returns what comes back as it is. header
@@ -64,7 +79,13 @@ func (h *HTTPOrigin) send(ctx context.Context, method, key string, header http.H
 	}
 	header.Add("Via", via)                                                  // RFC 9110 7.6.3
 	header.Set("Surrogate-Capability", policy.Surrogate+`="Surrogate/1.0"`) // W3C Edge Architecture 1.0, 2.1
+	for name, v := range h.header {
+		header[name] = v
+	}
 	req.Header = header
+	if h.host != "" {
+		req.Host = h.host
+	}
 	client := h.client
 	if req.Body != nil && req.Body != http.NoBody {
 		client = h.bodies

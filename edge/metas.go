@@ -32,7 +32,7 @@ type metas struct {
 	hot     hot
 	asking  singleflight.Group
 	timeout time.Duration
-	routes  routes
+	routes  *routeTable
 	metrics *metrics
 
 	purges   *purges
@@ -69,7 +69,7 @@ func (t *metas) set(at string, b []byte) {
 	}
 }
 
-func newMetas(rs routes, records int64, timeout time.Duration, p *purges, m *metrics) (*metas, error) {
+func newMetas(rs *routeTable, records int64, timeout time.Duration, p *purges, m *metrics) (*metas, error) {
 	cache, err := newRecords(records)
 	return &metas{cache: cache, hot: hot{maphash.MakeSeed(), make([]atomic.Pointer[hotMeta], hotSlots)}, timeout: timeout, routes: rs, purges: p, metrics: m}, err
 }

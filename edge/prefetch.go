@@ -269,7 +269,7 @@ func (p *ahead) resolve(t target, raw string, next cmcd.Next) (to target, first,
 	if err != nil || to.route != t.route || to.token != t.token {
 		return to, 0, 0, false
 	}
-	if d := p.door; d.gate != nil && media.Key(to.key).Protected() {
+	if d := p.door; d.gate != nil && !to.route.Public && media.Key(to.key).Protected() {
 		if _, err := d.gate.allow(to.token, &cat.Request{Method: http.MethodGet, Key: media.Key(to.key)}, time.Now()); err != nil {
 			return to, 0, 0, false
 		}

@@ -186,7 +186,7 @@ func (r *removals) Remove(id ObjectID) { *r = append(*r, id) }
 func TestHardPurgeGivesBytesUp(t *testing.T) {
 	p := newPurges(t, "")
 	route := &Route{Prefix: "/s/", Origin: StoreOrigin{}}
-	table, err := newMetas(routes{route}, 1<<20, time.Second, p, newMetrics(prometheus.NewRegistry()))
+	table, err := newMetas(newRouteTable(routes{route}), 1<<20, time.Second, p, newMetrics(prometheus.NewRegistry()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,8 +20,19 @@ type Policy struct {
 	// all at 1. It is a part, and not a switch, so that the load settles between the two; zero: 0.8.
 	LoadBound float64 `json:"load_bound,omitempty"`
 	// CanaryPercent of the clients get the nodes marked Canary first among equals; nobody else gets those at all.
-	CanaryPercent float64           `json:"canary_percent,omitempty"`
-	Regions       map[string]Region `json:"regions,omitempty"` // by name; a region without an entry has the zero Region
+	CanaryPercent float64            `json:"canary_percent,omitempty"`
+	Weights       map[string]float64 `json:"weights,omitempty"` // by pool: times Node.Weight; a pool without an entry has 1; 0: none of its nodes
+	Regions       map[string]Region  `json:"regions,omitempty"` // by name; a region without an entry has the zero Region
+}
+
+// share is Node.share with the policy's weight of the node's pool.
+func (p *Policy) share(n *Node) float64 {
+	if len(p.Weights) > 0 {
+		if w, ok := p.Weights[n.Pool]; ok {
+			return w * n.share()
+		}
+	}
+	return n.share()
 }
 
 // Region is how one region is treated.
@@ -44,6 +55,9 @@ func (p Policy) Validate() error {
 		return nil
 	}
 	err := cmp.Or(ratio("max", float64(p.Max), 16), ratio("band_km", p.BandKm, 20000), ratio("load_bound", p.LoadBound, 1), ratio("canary_percent", p.CanaryPercent, 100))
+	for name, w := range p.Weights {
+		err = cmp.Or(err, ratio("weights."+name, w, 100))
+	}
 	for name, r := range p.Regions {
 		err = cmp.Or(err, ratio("regions."+name+".spill_at", r.SpillAt, 1))
 		for _, other := range r.Fallback {
@@ -92,6 +106,7 @@ const (
 	Unhealthy      Reason = "no-heartbeat"
 	Draining       Reason = "draining"
 	OtherTier      Reason = "other-tier"
+	PoolOff        Reason = "pool-off"    // the policy gives the node's pool no weight
 	NodeRule       Reason = "node-rule"   // the node's own rule is against the client's country or network
 	RegionRule     Reason = "region-rule" // its region's is
 	NotCanary      Reason = "canary-only"
@@ -118,6 +133,7 @@ type Pick struct {
 type Rejection struct {
 	Name   string
 	Region string
+	Pool   string
 	Reason Reason
 }
 
@@ -213,7 +229,7 @@ func Decide(c Client, nodes []Node, p Policy) Decision {
 		} else {
 			// Weighted rendezvous: the node with the highest -share/ln(u) wins with a probability of share over all shares.
 			pair := object ^ hash(n.Name)
-			k.score = -n.share() / math.Log(fraction(mix(pair)))
+			k.score = -p.share(n) / math.Log(fraction(mix(pair)))
 			k.passed = n.LoadRatio > p.LoadBound && over(n.LoadRatio, p.LoadBound, mix(who^pair^passSalt))
 		}
 		some = append(some, k)
@@ -238,11 +254,11 @@ func Decide(c Client, nodes []Node, p Policy) Decision {
 	}
 	for i, reason := range reasons {
 		if reason != "" {
-			d.Rejected = append(d.Rejected, Rejection{nodes[i].Name, nodes[i].Region, reason})
+			d.Rejected = append(d.Rejected, Rejection{nodes[i].Name, nodes[i].Region, nodes[i].Pool, reason})
 		}
 	}
 	for _, k := range some[picked:] {
-		d.Rejected = append(d.Rejected, Rejection{nodes[k.node].Name, nodes[k.node].Region, NotAmongTheMax})
+		d.Rejected = append(d.Rejected, Rejection{nodes[k.node].Name, nodes[k.node].Region, nodes[k.node].Pool, NotAmongTheMax})
 	}
 	return d
 }
@@ -252,6 +268,8 @@ func refuse(n *Node, c *Client, network string, p *Policy, canary bool) Reason {
 	switch {
 	case n.Tier.normal() != p.Tier.normal():
 		return OtherTier
+	case len(p.Weights) > 0 && p.share(n) == 0:
+		return PoolOff
 	case !n.Rule.allows(c.Country, network):
 		return NodeRule
 	case n.Canary && !canary:

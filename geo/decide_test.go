@@ -149,6 +149,31 @@ func anyPolicy(t *rapid.T) geo.Policy {
 	return p
 }
 
+// A policy's weight of a pool is times that of its nodes: objects follow it, and at 0 none goes there.
+func TestWeightsOfPools(t *testing.T) {
+	nodes := []geo.Node{{Name: "a", Region: "r", Healthy: true, Pool: "big"}, {Name: "b", Region: "r", Healthy: true, Pool: "small"}, {Name: "c", Region: "r", Healthy: true}}
+	count := func(p geo.Policy) map[string]int {
+		n := map[string]int{}
+		for i := range 6000 {
+			n[geo.Decide(geo.Client{Object: fmt.Sprint(i)}, nodes, p).Picks[0].Name]++
+		}
+		return n
+	}
+	if n := count(geo.Policy{Weights: map[string]float64{"big": 2, "small": 0.5, "other": 9}}); n["a"] < 3200 || n["a"] > 3700 || n["b"] < 700 || n["b"] > 1050 { // of 3.5: 2, 0.5 and 1
+		t.Errorf("%v", n)
+	}
+	p := geo.Policy{Weights: map[string]float64{"small": 0}}
+	if n := count(p); n["b"] != 0 {
+		t.Errorf("%v", n)
+	}
+	if d := geo.Decide(geo.Client{Object: "x"}, nodes, p); len(d.Rejected) != 1 || d.Rejected[0] != (geo.Rejection{Name: "b", Region: "r", Pool: "small", Reason: geo.PoolOff}) {
+		t.Errorf("%+v", d.Rejected)
+	}
+	if err := (geo.Policy{Weights: map[string]float64{"small": -1}}).Validate(); err == nil {
+		t.Error("a negative weight is valid")
+	}
+}
+
 // Every node is either picked or has a reason; only usable ones are picked; one usable is enough; the same question has
 // the same answer whatever the order of the nodes.
 func TestDecisionIsWhole(t *testing.T) {

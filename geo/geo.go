@@ -89,6 +89,7 @@ type Node struct {
 	CapacityBps float64 // what it can send; zero: 1 Gbit/s
 	Canary      bool    // serves only the clients of Policy.CanaryPercent
 	Rule        Rule
+	Pool        string // which Policy.Weights names; empty: none
 }
 
 // defaultCapacityBps is taken for a node that does not say what it can send.

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"segue/controlplane/api"
 	"segue/edge"
 	"segue/edge/fleet"
 	"segue/edge/transport"
@@ -69,6 +71,7 @@ type cli struct {
 	Name          string          `help:"Name in the fleet and in Cache-Status: lower-case letters, digits, dashes." default:"segue" group:"Fleet"`
 	PublicURL     string          `help:"How players reach this edge; default: http:// and --listen." placeholder:"URL" group:"Fleet"`
 	JoinTokenFile string          `help:"File with the join token; needed the first time." type:"path" placeholder:"FILE" group:"Fleet"`
+	AllowOrigin   []string        `help:"Host that a release of the fleet may name as an origin; *.example.org is all below it. Repeatable; none: any host." placeholder:"HOST" group:"Fleet"`
 	State         string          `help:"Folder for the identity, the last configuration and the request log." default:"./segue-edge-state" type:"path" group:"Fleet"`
 	SpoolSize     serve.ByteCount `help:"Disk for the request log until the control plane has taken it; when it is spent, the oldest goes. 0: no request log." default:"1GiB" group:"Fleet"`
 }
@@ -163,7 +166,14 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	parts = append(parts, serve.Part{Name: "edge", Run: e.Run})
 	if c.Control != "" {
-		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version, Spool: spool}
+		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version, Spool: spool, AllowOrigins: c.AllowOrigin,
+			Open: func(ctx context.Context, o api.EdgeOrigin) (edge.Origin, error) {
+				s, err := s3store.OpenURL(ctx, o.URL, 1, os.Getenv)
+				if err != nil {
+					return nil, err
+				}
+				return edge.StoreOrigin{Store: s, Fresh: cmp.Or(time.Duration(o.FreshSeconds)*time.Second, c.Fresh)}, nil
+			}}
 		if cfg.PublicURL == "" {
 			scheme := "http://"
 			if conns.TLS != nil {
@@ -219,7 +229,7 @@ func (c *cli) routes(ctx context.Context) ([]*edge.Route, error) {
 	if c.Origin != "" {
 		specs = append([]string{"/=" + c.Origin}, specs...)
 	}
-	if len(specs) == 0 {
+	if len(specs) == 0 && c.Control == "" { // else they come with a release
 		return nil, serve.Setupf("an edge needs an origin: give --origin http://host:port, s3://bucket or a folder")
 	}
 	var out []*edge.Route

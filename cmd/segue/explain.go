@@ -59,6 +59,9 @@ func printExplanation(out io.Writer, e api.Explanation) error {
 	if e.Object != "" {
 		fmt.Fprintf(w, "object %s\n", e.Object)
 	}
+	if e.Policy != "" {
+		fmt.Fprintf(w, "steering policy %s\n", e.Policy)
+	}
 	if e.Home != "" {
 		spill := ""
 		if e.Spill {

@@ -54,6 +54,11 @@ type admin struct {
 	Backup  AdminBackup     `cmd:"" help:"Keep all that cannot be made anew of a platform, while it runs or not."`
 	Restore AdminRestore    `cmd:"" help:"Make a data folder of a backup."`
 	Explain AdminExplain    `cmd:"" help:"Say where a client would be sent, and why."`
+
+	Fleet      AdminFleet      `cmd:"" help:"Who runs what; releases and changes of the fleet's configuration."`
+	Drain      AdminDrain      `cmd:"" help:"Send the players of an edge or a region elsewhere, and wait until they are gone."`
+	Undrain    AdminUndrain    `cmd:"" help:"Send players again."`
+	RotateKeys AdminRotateKeys `cmd:"" help:"Make a new signing key, and wait until all edges know it."`
 }
 
 type versionCmd struct{}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -21,6 +22,7 @@ type AdminPurge struct {
 	Tag    string        `help:"All objects with this surrogate key: track:<id>, album:<id>, version:<v>, or an origin's own." xor:"what" required:"" placeholder:"TAG"`
 	Soft   bool          `help:"What is stored becomes stale: it is validated before it is used. Without: it is never used again."`
 	Wait   time.Duration `help:"How long to wait for the edges." default:"30s"`
+	JSON   bool          `help:"Print the answer as it is." name:"json"`
 }
 
 // Run orders the purge and waits for every edge that lives. One that does not answer in time makes the exit status 1.
@@ -67,7 +69,14 @@ func (c *AdminPurge) Run(ctx context.Context, out *IO) error {
 	if live {
 		fmt.Fprint(out.Stderr, "\r\x1b[K")
 	}
-	if err := printPurge(out.Stdout, p); err != nil {
+	if c.JSON {
+		j := json.NewEncoder(out.Stdout)
+		j.SetIndent("", "  ")
+		err = j.Encode(p)
+	} else {
+		err = printPurge(out.Stdout, p)
+	}
+	if err != nil {
 		return err
 	}
 	if done, due := purgeDone(p); done < due {

@@ -163,7 +163,7 @@ func read(resp *http.Response, r request) error {
 	if resp.StatusCode == http.StatusNotModified {
 		return ErrNotModified
 	}
-	if r.out == nil {
+	if r.out == nil || resp.StatusCode == http.StatusNoContent {
 		_, err := io.Copy(io.Discard, resp.Body)
 		return err
 	}

@@ -172,11 +172,51 @@ func (c *Client) CreatePlaylistShareLink(ctx context.Context, id string, in *New
 	return out, err
 }
 
+// DeleteActivationOptions are what DeleteActivation may be asked for besides; zero values are left out.
+type DeleteActivationOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// DeleteActivation: Have edges run their own routes again.
+//
+//	DELETE /v1/admin/fleet/activation
+func (c *Client) DeleteActivation(ctx context.Context, ifMatch string, opts DeleteActivationOptions) (err error) {
+	r := request{method: http.MethodDelete, path: "/v1/admin/fleet/activation", in: nil, out: nil, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	_, err = c.do(ctx, r)
+	return err
+}
+
 // DeleteAdminToken: Take an admin token back.
 //
 //	DELETE /v1/admin/tokens/{id}
 func (c *Client) DeleteAdminToken(ctx context.Context, id string) (err error) {
 	r := request{method: http.MethodDelete, path: "/v1/admin/tokens/" + url.PathEscape(id), in: nil, out: nil, keyed: false}
+	_, err = c.do(ctx, r)
+	return err
+}
+
+// DeleteEdgeOptions are what DeleteEdge may be asked for besides; zero values are left out.
+type DeleteEdgeOptions struct {
+	Force bool
+}
+
+// DeleteEdge: Take an edge's registration away.
+//
+//	DELETE /v1/admin/edges/{id}
+func (c *Client) DeleteEdge(ctx context.Context, id string, opts DeleteEdgeOptions) (err error) {
+	r := request{method: http.MethodDelete, path: "/v1/admin/edges/" + url.PathEscape(id), in: nil, out: nil, keyed: false}
+	r.query("force", opts.Force)
+	_, err = c.do(ctx, r)
+	return err
+}
+
+// DeleteJoinToken: Take a join token back.
+//
+//	DELETE /v1/admin/join-tokens/{id}
+func (c *Client) DeleteJoinToken(ctx context.Context, id string) (err error) {
+	r := request{method: http.MethodDelete, path: "/v1/admin/join-tokens/" + url.PathEscape(id), in: nil, out: nil, keyed: false}
 	_, err = c.do(ctx, r)
 	return err
 }
@@ -204,6 +244,22 @@ func (c *Client) DeleteOfflineDevice(ctx context.Context, id string) (err error)
 //	DELETE /v1/offline/licences/{id}
 func (c *Client) DeleteOfflineLicence(ctx context.Context, id string) (err error) {
 	r := request{method: http.MethodDelete, path: "/v1/offline/licences/" + url.PathEscape(id), in: nil, out: nil, keyed: false}
+	_, err = c.do(ctx, r)
+	return err
+}
+
+// DeleteOriginOptions are what DeleteOrigin may be asked for besides; zero values are left out.
+type DeleteOriginOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// DeleteOrigin: Delete a origin.
+//
+//	DELETE /v1/admin/origins/{name}
+func (c *Client) DeleteOrigin(ctx context.Context, name string, ifMatch string, opts DeleteOriginOptions) (err error) {
+	r := request{method: http.MethodDelete, path: "/v1/admin/origins/" + url.PathEscape(name), in: nil, out: nil, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
 	_, err = c.do(ctx, r)
 	return err
 }
@@ -255,6 +311,99 @@ func (c *Client) DeletePlaylistShareLink(ctx context.Context, id string, linkID 
 	return err
 }
 
+// DeletePoolOptions are what DeletePool may be asked for besides; zero values are left out.
+type DeletePoolOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// DeletePool: Delete a pool of edges.
+//
+//	DELETE /v1/admin/pools/{name}
+func (c *Client) DeletePool(ctx context.Context, name string, ifMatch string, opts DeletePoolOptions) (err error) {
+	r := request{method: http.MethodDelete, path: "/v1/admin/pools/" + url.PathEscape(name), in: nil, out: nil, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	_, err = c.do(ctx, r)
+	return err
+}
+
+// DeleteRegionOptions are what DeleteRegion may be asked for besides; zero values are left out.
+type DeleteRegionOptions struct {
+	IfNoneMatch  string // *: only when there is none yet; else 412
+	Force        bool
+	DrainTimeout string // such as 90s or 5m, at most 24h; default 5m
+}
+
+// DeleteRegion: Delete a region.
+//
+//	DELETE /v1/admin/regions/{name}
+func (c *Client) DeleteRegion(ctx context.Context, name string, ifMatch string, opts DeleteRegionOptions) (out Region, err error) {
+	r := request{method: http.MethodDelete, path: "/v1/admin/regions/" + url.PathEscape(name), in: nil, out: &out, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	r.query("force", opts.Force)
+	r.query("drain_timeout", opts.DrainTimeout)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// DeleteRelease: Forget a release.
+//
+//	DELETE /v1/admin/fleet/releases/{number}
+func (c *Client) DeleteRelease(ctx context.Context, number int64) (err error) {
+	r := request{method: http.MethodDelete, path: "/v1/admin/fleet/releases/" + url.PathEscape(fmt.Sprint(number)), in: nil, out: nil, keyed: false}
+	_, err = c.do(ctx, r)
+	return err
+}
+
+// DeleteRouteOptions are what DeleteRoute may be asked for besides; zero values are left out.
+type DeleteRouteOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// DeleteRoute: Delete a route.
+//
+//	DELETE /v1/admin/routes/{name}
+func (c *Client) DeleteRoute(ctx context.Context, name string, ifMatch string, opts DeleteRouteOptions) (err error) {
+	r := request{method: http.MethodDelete, path: "/v1/admin/routes/" + url.PathEscape(name), in: nil, out: nil, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	_, err = c.do(ctx, r)
+	return err
+}
+
+// DeleteSigningKeyOptions are what DeleteSigningKey may be asked for besides; zero values are left out.
+type DeleteSigningKeyOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// DeleteSigningKey: Delete a key that others sign tokens with.
+//
+//	DELETE /v1/admin/signing-keys/{name}
+func (c *Client) DeleteSigningKey(ctx context.Context, name string, ifMatch string, opts DeleteSigningKeyOptions) (err error) {
+	r := request{method: http.MethodDelete, path: "/v1/admin/signing-keys/" + url.PathEscape(name), in: nil, out: nil, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	_, err = c.do(ctx, r)
+	return err
+}
+
+// DeleteSteeringPolicyOptions are what DeleteSteeringPolicy may be asked for besides; zero values are left out.
+type DeleteSteeringPolicyOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// DeleteSteeringPolicy: Delete a steering policy.
+//
+//	DELETE /v1/admin/steering-policies/{name}
+func (c *Client) DeleteSteeringPolicy(ctx context.Context, name string, ifMatch string, opts DeleteSteeringPolicyOptions) (err error) {
+	r := request{method: http.MethodDelete, path: "/v1/admin/steering-policies/" + url.PathEscape(name), in: nil, out: nil, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	_, err = c.do(ctx, r)
+	return err
+}
+
 // DeleteUser: Delete an account and everything that is kept of it.
 //
 //	DELETE /v1/admin/users/{id}
@@ -278,6 +427,15 @@ func (c *Client) Devices(ctx context.Context) (out Page[OwnDevice], err error) {
 //	POST /v1/admin/edges/{id}/drain
 func (c *Client) DrainEdge(ctx context.Context, id string) (err error) {
 	r := request{method: http.MethodPost, path: "/v1/admin/edges/" + url.PathEscape(id) + "/drain", in: nil, out: nil, keyed: true}
+	_, err = c.do(ctx, r)
+	return err
+}
+
+// DrainRegion: Send a region's players elsewhere.
+//
+//	POST /v1/admin/regions/{name}/drain
+func (c *Client) DrainRegion(ctx context.Context, name string) (err error) {
+	r := request{method: http.MethodPost, path: "/v1/admin/regions/" + url.PathEscape(name) + "/drain", in: nil, out: nil, keyed: true}
 	_, err = c.do(ctx, r)
 	return err
 }
@@ -378,6 +536,15 @@ func (c *Client) EdgeRevocations(ctx context.Context, opts EdgeRevocationsOption
 	return out, err
 }
 
+// EdgeState: What an edge did with its configuration.
+//
+//	PUT /v1/fleet/state
+func (c *Client) EdgeState(ctx context.Context, in EdgeState) (err error) {
+	r := request{method: http.MethodPut, path: "/v1/fleet/state", in: in, out: nil, keyed: false}
+	_, err = c.do(ctx, r)
+	return err
+}
+
 // EditAlbum: Change an album.
 //
 //	PATCH /v1/admin/albums/{id}
@@ -457,6 +624,15 @@ func (c *Client) Family(ctx context.Context) (out Family, err error) {
 	return out, err
 }
 
+// FleetStatus: Who runs what.
+//
+//	GET /v1/admin/fleet
+func (c *Client) FleetStatus(ctx context.Context) (out FleetStatus, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/fleet", in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // FollowedArtistsOptions are what FollowedArtists may be asked for besides; zero values are left out.
 type FollowedArtistsOptions struct {
 	Cursor string // next of the page before
@@ -517,6 +693,24 @@ func (c *Client) FriendsListening(ctx context.Context) (out FriendsListening, er
 	return out, err
 }
 
+// GetActivation: Which release edges are to run.
+//
+//	GET /v1/admin/fleet/activation
+func (c *Client) GetActivation(ctx context.Context) (out Activation, etag string, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/fleet/activation", in: nil, out: &out, keyed: false}
+	etag, err = c.do(ctx, r)
+	return out, etag, err
+}
+
+// GetAdminToken: An admin token, without its secret.
+//
+//	GET /v1/admin/tokens/{id}
+func (c *Client) GetAdminToken(ctx context.Context, id string) (out AdminToken, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/tokens/" + url.PathEscape(id), in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // GetAlbum: One album with its tracks.
 //
 //	GET /v1/albums/{id}
@@ -544,6 +738,15 @@ func (c *Client) GetGenre(ctx context.Context, id string) (out Genre, err error)
 	return out, err
 }
 
+// GetJoinToken: A join token, without its secret; 404 when it admits nobody any more.
+//
+//	GET /v1/admin/join-tokens/{id}
+func (c *Client) GetJoinToken(ctx context.Context, id string) (out JoinToken, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/join-tokens/" + url.PathEscape(id), in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // GetOfflineLicence: A licence.
 //
 //	GET /v1/offline/licences/{id}
@@ -553,11 +756,29 @@ func (c *Client) GetOfflineLicence(ctx context.Context, id string) (out OfflineL
 	return out, err
 }
 
+// GetOrigin: A origin.
+//
+//	GET /v1/admin/origins/{name}
+func (c *Client) GetOrigin(ctx context.Context, name string) (out Origin, etag string, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/origins/" + url.PathEscape(name), in: nil, out: &out, keyed: false}
+	etag, err = c.do(ctx, r)
+	return out, etag, err
+}
+
 // GetPlaylist: One playlist, without its items.
 //
 //	GET /v1/playlists/{id}
 func (c *Client) GetPlaylist(ctx context.Context, id string) (out Playlist, etag string, err error) {
 	r := request{method: http.MethodGet, path: "/v1/playlists/" + url.PathEscape(id), in: nil, out: &out, keyed: false}
+	etag, err = c.do(ctx, r)
+	return out, etag, err
+}
+
+// GetPool: A pool of edges.
+//
+//	GET /v1/admin/pools/{name}
+func (c *Client) GetPool(ctx context.Context, name string) (out EdgePool, etag string, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/pools/" + url.PathEscape(name), in: nil, out: &out, keyed: false}
 	etag, err = c.do(ctx, r)
 	return out, etag, err
 }
@@ -578,6 +799,60 @@ func (c *Client) GetPurge(ctx context.Context, id string) (out Purge, err error)
 	r := request{method: http.MethodGet, path: "/v1/admin/purges/" + url.PathEscape(id), in: nil, out: &out, keyed: false}
 	_, err = c.do(ctx, r)
 	return out, err
+}
+
+// GetRegion: A region.
+//
+//	GET /v1/admin/regions/{name}
+func (c *Client) GetRegion(ctx context.Context, name string) (out Region, etag string, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/regions/" + url.PathEscape(name), in: nil, out: &out, keyed: false}
+	etag, err = c.do(ctx, r)
+	return out, etag, err
+}
+
+// GetRelease: A release.
+//
+//	GET /v1/admin/fleet/releases/{number}
+func (c *Client) GetRelease(ctx context.Context, number int64) (out Release, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/fleet/releases/" + url.PathEscape(fmt.Sprint(number)), in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// GetRevision: A change.
+//
+//	GET /v1/admin/fleet/revisions/{number}
+func (c *Client) GetRevision(ctx context.Context, number int64) (out Revision, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/fleet/revisions/" + url.PathEscape(fmt.Sprint(number)), in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// GetRoute: A route.
+//
+//	GET /v1/admin/routes/{name}
+func (c *Client) GetRoute(ctx context.Context, name string) (out Route, etag string, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/routes/" + url.PathEscape(name), in: nil, out: &out, keyed: false}
+	etag, err = c.do(ctx, r)
+	return out, etag, err
+}
+
+// GetSigningKey: A key that others sign tokens with.
+//
+//	GET /v1/admin/signing-keys/{name}
+func (c *Client) GetSigningKey(ctx context.Context, name string) (out FleetKey, etag string, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/signing-keys/" + url.PathEscape(name), in: nil, out: &out, keyed: false}
+	etag, err = c.do(ctx, r)
+	return out, etag, err
+}
+
+// GetSteeringPolicy: A steering policy.
+//
+//	GET /v1/admin/steering-policies/{name}
+func (c *Client) GetSteeringPolicy(ctx context.Context, name string) (out SteeringPolicy, etag string, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/steering-policies/" + url.PathEscape(name), in: nil, out: &out, keyed: false}
+	etag, err = c.do(ctx, r)
+	return out, etag, err
 }
 
 // GetTrack: One track, with its credits.
@@ -879,6 +1154,32 @@ func (c *Client) ListGenres(ctx context.Context) (out Page[Genre], err error) {
 	return out, err
 }
 
+// ListIPRanges: Addresses of edges, by region: for firewalls of origins.
+//
+//	GET /v1/admin/fleet/ip-ranges
+func (c *Client) ListIPRanges(ctx context.Context) (out Page[IPRange], err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/fleet/ip-ranges", in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// ListJoinTokensOptions are what ListJoinTokens may be asked for besides; zero values are left out.
+type ListJoinTokensOptions struct {
+	Cursor string // next of the page before
+	Limit  int
+}
+
+// ListJoinTokens: Join tokens that still admit edges, without their secrets.
+//
+//	GET /v1/admin/join-tokens
+func (c *Client) ListJoinTokens(ctx context.Context, opts ListJoinTokensOptions) (out Page[JoinToken], err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/join-tokens", in: nil, out: &out, keyed: false}
+	r.query("cursor", opts.Cursor)
+	r.query("limit", opts.Limit)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // ListKeys: The keys that sign access tokens of the API, or media tokens.
 //
 //	GET /v1/admin/keys/{purpose}
@@ -910,6 +1211,23 @@ type ListOfflineLicencesOptions struct {
 func (c *Client) ListOfflineLicences(ctx context.Context, opts ListOfflineLicencesOptions) (out Page[OfflineLicence], err error) {
 	r := request{method: http.MethodGet, path: "/v1/offline/licences", in: nil, out: &out, keyed: false}
 	r.query("device", opts.Device)
+	r.query("cursor", opts.Cursor)
+	r.query("limit", opts.Limit)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// ListOriginsOptions are what ListOrigins may be asked for besides; zero values are left out.
+type ListOriginsOptions struct {
+	Cursor string // next of the page before
+	Limit  int
+}
+
+// ListOrigins: All origins, by name.
+//
+//	GET /v1/admin/origins
+func (c *Client) ListOrigins(ctx context.Context, opts ListOriginsOptions) (out Page[Origin], err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/origins", in: nil, out: &out, keyed: false}
 	r.query("cursor", opts.Cursor)
 	r.query("limit", opts.Limit)
 	_, err = c.do(ctx, r)
@@ -1043,11 +1361,121 @@ func (c *Client) ListPlaylistsOfUser(ctx context.Context, id string, opts ListPl
 	return out, err
 }
 
-// ListRegions: All regions.
+// ListPoolsOptions are what ListPools may be asked for besides; zero values are left out.
+type ListPoolsOptions struct {
+	Cursor string // next of the page before
+	Limit  int
+}
+
+// ListPools: All pools, by name.
+//
+//	GET /v1/admin/pools
+func (c *Client) ListPools(ctx context.Context, opts ListPoolsOptions) (out Page[EdgePool], err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/pools", in: nil, out: &out, keyed: false}
+	r.query("cursor", opts.Cursor)
+	r.query("limit", opts.Limit)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// ListRegionsOptions are what ListRegions may be asked for besides; zero values are left out.
+type ListRegionsOptions struct {
+	Cursor string // next of the page before
+	Limit  int
+}
+
+// ListRegions: All regions, by name.
 //
 //	GET /v1/admin/regions
-func (c *Client) ListRegions(ctx context.Context) (out Page[Region], err error) {
+func (c *Client) ListRegions(ctx context.Context, opts ListRegionsOptions) (out Page[Region], err error) {
 	r := request{method: http.MethodGet, path: "/v1/admin/regions", in: nil, out: &out, keyed: false}
+	r.query("cursor", opts.Cursor)
+	r.query("limit", opts.Limit)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// ListReleasesOptions are what ListReleases may be asked for besides; zero values are left out.
+type ListReleasesOptions struct {
+	Cursor string // next of the page before
+	Limit  int
+}
+
+// ListReleases: Releases, newest first, without their contents.
+//
+//	GET /v1/admin/fleet/releases
+func (c *Client) ListReleases(ctx context.Context, opts ListReleasesOptions) (out Page[Release], err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/fleet/releases", in: nil, out: &out, keyed: false}
+	r.query("cursor", opts.Cursor)
+	r.query("limit", opts.Limit)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// ListRevisionsOptions are what ListRevisions may be asked for besides; zero values are left out.
+type ListRevisionsOptions struct {
+	Cursor string // next of the page before
+	Limit  int
+}
+
+// ListRevisions: Changes of the fleet's configuration, newest first.
+//
+//	GET /v1/admin/fleet/revisions
+func (c *Client) ListRevisions(ctx context.Context, opts ListRevisionsOptions) (out Page[Revision], err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/fleet/revisions", in: nil, out: &out, keyed: false}
+	r.query("cursor", opts.Cursor)
+	r.query("limit", opts.Limit)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// ListRoutesOptions are what ListRoutes may be asked for besides; zero values are left out.
+type ListRoutesOptions struct {
+	Cursor string // next of the page before
+	Limit  int
+}
+
+// ListRoutes: All routes, by name.
+//
+//	GET /v1/admin/routes
+func (c *Client) ListRoutes(ctx context.Context, opts ListRoutesOptions) (out Page[Route], err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/routes", in: nil, out: &out, keyed: false}
+	r.query("cursor", opts.Cursor)
+	r.query("limit", opts.Limit)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// ListSigningKeysOptions are what ListSigningKeys may be asked for besides; zero values are left out.
+type ListSigningKeysOptions struct {
+	Cursor string // next of the page before
+	Limit  int
+}
+
+// ListSigningKeys: All signing keys, by name.
+//
+//	GET /v1/admin/signing-keys
+func (c *Client) ListSigningKeys(ctx context.Context, opts ListSigningKeysOptions) (out Page[FleetKey], err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/signing-keys", in: nil, out: &out, keyed: false}
+	r.query("cursor", opts.Cursor)
+	r.query("limit", opts.Limit)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// ListSteeringPoliciesOptions are what ListSteeringPolicies may be asked for besides; zero values are left out.
+type ListSteeringPoliciesOptions struct {
+	Cursor string // next of the page before
+	Limit  int
+}
+
+// ListSteeringPolicies: All steering policies, by name.
+//
+//	GET /v1/admin/steering-policies
+func (c *Client) ListSteeringPolicies(ctx context.Context, opts ListSteeringPoliciesOptions) (out Page[SteeringPolicy], err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/steering-policies", in: nil, out: &out, keyed: false}
+	r.query("cursor", opts.Cursor)
+	r.query("limit", opts.Limit)
 	_, err = c.do(ctx, r)
 	return out, err
 }
@@ -1164,6 +1592,15 @@ func (c *Client) NewPurge(ctx context.Context, in NewPurge) (out Purge, err erro
 	return out, err
 }
 
+// NewRelease: Make an immutable snapshot of what edges need.
+//
+//	POST /v1/admin/fleet/releases
+func (c *Client) NewRelease(ctx context.Context, in NewRelease) (out Release, err error) {
+	r := request{method: http.MethodPost, path: "/v1/admin/fleet/releases", in: in, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // OfflineFilesOptions are what OfflineFiles may be asked for besides; zero values are left out.
 type OfflineFilesOptions struct {
 	Since  int64 // a revision that the device has
@@ -1261,6 +1698,15 @@ func (c *Client) PatchQueue(ctx context.Context, in QueueChange, ifMatch string)
 	r.header("If-Match", ifMatch)
 	etag, err = c.do(ctx, r)
 	return out, etag, err
+}
+
+// PendingChanges: What a release made now would change.
+//
+//	GET /v1/admin/fleet/pending
+func (c *Client) PendingChanges(ctx context.Context) (out PendingChanges, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/fleet/pending", in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
 }
 
 // PlacePlaylist: Move a playlist within one's list.
@@ -1371,6 +1817,22 @@ func (c *Client) Publish(ctx context.Context, in media.Track) (out Track, err er
 	return out, err
 }
 
+// PutActivationOptions are what PutActivation may be asked for besides; zero values are left out.
+type PutActivationOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// PutActivation: Give a release to edges: to all, to a part, to some regions.
+//
+//	PUT /v1/admin/fleet/activation
+func (c *Client) PutActivation(ctx context.Context, in NewActivation, ifMatch string, opts PutActivationOptions) (out Activation, etag string, err error) {
+	r := request{method: http.MethodPut, path: "/v1/admin/fleet/activation", in: in, out: &out, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	etag, err = c.do(ctx, r)
+	return out, etag, err
+}
+
 // PutAlbums: Like an album.
 //
 //	PUT /v1/me/library/albums/{id}
@@ -1387,6 +1849,22 @@ func (c *Client) PutArtists(ctx context.Context, id string) (err error) {
 	r := request{method: http.MethodPut, path: "/v1/me/following/artists/" + url.PathEscape(id), in: nil, out: nil, keyed: false}
 	_, err = c.do(ctx, r)
 	return err
+}
+
+// PutOriginOptions are what PutOrigin may be asked for besides; zero values are left out.
+type PutOriginOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// PutOrigin: Declare a origin.
+//
+//	PUT /v1/admin/origins/{name}
+func (c *Client) PutOrigin(ctx context.Context, name string, in NewOrigin, ifMatch string, opts PutOriginOptions) (out Origin, etag string, err error) {
+	r := request{method: http.MethodPut, path: "/v1/admin/origins/" + url.PathEscape(name), in: in, out: &out, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	etag, err = c.do(ctx, r)
+	return out, etag, err
 }
 
 // PutPlaylistCollaborator: Invite somebody, or give another role.
@@ -1408,6 +1886,22 @@ func (c *Client) PutPlaylistCover(ctx context.Context, id string, in []byte, ifM
 	return out, etag, err
 }
 
+// PutPoolOptions are what PutPool may be asked for besides; zero values are left out.
+type PutPoolOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// PutPool: Declare a pool of edges.
+//
+//	PUT /v1/admin/pools/{name}
+func (c *Client) PutPool(ctx context.Context, name string, in NewEdgePool, ifMatch string, opts PutPoolOptions) (out EdgePool, etag string, err error) {
+	r := request{method: http.MethodPut, path: "/v1/admin/pools/" + url.PathEscape(name), in: in, out: &out, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	etag, err = c.do(ctx, r)
+	return out, etag, err
+}
+
 // PutQueue: Replace the queue.
 //
 //	PUT /v1/me/queue
@@ -1418,13 +1912,68 @@ func (c *Client) PutQueue(ctx context.Context, in NewQueue, ifMatch string) (out
 	return out, etag, err
 }
 
-// PutRegion: Create or replace a region.
+// PutRegionOptions are what PutRegion may be asked for besides; zero values are left out.
+type PutRegionOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// PutRegion: Declare a region.
 //
 //	PUT /v1/admin/regions/{name}
-func (c *Client) PutRegion(ctx context.Context, name string, in NewRegion) (out Region, err error) {
+func (c *Client) PutRegion(ctx context.Context, name string, in NewRegion, ifMatch string, opts PutRegionOptions) (out Region, etag string, err error) {
 	r := request{method: http.MethodPut, path: "/v1/admin/regions/" + url.PathEscape(name), in: in, out: &out, keyed: false}
-	_, err = c.do(ctx, r)
-	return out, err
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	etag, err = c.do(ctx, r)
+	return out, etag, err
+}
+
+// PutRouteOptions are what PutRoute may be asked for besides; zero values are left out.
+type PutRouteOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// PutRoute: Declare a route.
+//
+//	PUT /v1/admin/routes/{name}
+func (c *Client) PutRoute(ctx context.Context, name string, in NewRoute, ifMatch string, opts PutRouteOptions) (out Route, etag string, err error) {
+	r := request{method: http.MethodPut, path: "/v1/admin/routes/" + url.PathEscape(name), in: in, out: &out, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	etag, err = c.do(ctx, r)
+	return out, etag, err
+}
+
+// PutSigningKeyOptions are what PutSigningKey may be asked for besides; zero values are left out.
+type PutSigningKeyOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// PutSigningKey: Declare a key that others sign tokens with.
+//
+//	PUT /v1/admin/signing-keys/{name}
+func (c *Client) PutSigningKey(ctx context.Context, name string, in NewFleetKey, ifMatch string, opts PutSigningKeyOptions) (out FleetKey, etag string, err error) {
+	r := request{method: http.MethodPut, path: "/v1/admin/signing-keys/" + url.PathEscape(name), in: in, out: &out, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	etag, err = c.do(ctx, r)
+	return out, etag, err
+}
+
+// PutSteeringPolicyOptions are what PutSteeringPolicy may be asked for besides; zero values are left out.
+type PutSteeringPolicyOptions struct {
+	IfNoneMatch string // *: only when there is none yet; else 412
+}
+
+// PutSteeringPolicy: Declare a steering policy.
+//
+//	PUT /v1/admin/steering-policies/{name}
+func (c *Client) PutSteeringPolicy(ctx context.Context, name string, in NewSteeringPolicy, ifMatch string, opts PutSteeringPolicyOptions) (out SteeringPolicy, etag string, err error) {
+	r := request{method: http.MethodPut, path: "/v1/admin/steering-policies/" + url.PathEscape(name), in: in, out: &out, keyed: false}
+	r.header("If-Match", ifMatch)
+	r.header("If-None-Match", opts.IfNoneMatch)
+	etag, err = c.do(ctx, r)
+	return out, etag, err
 }
 
 // PutTracks: Like a track.
@@ -1859,11 +2408,29 @@ func (c *Client) UndoPlaylist(ctx context.Context, id string, in *UndoPlaylist, 
 	return out, etag, err
 }
 
+// UndoRevision: Undo a change, by a new one.
+//
+//	POST /v1/admin/fleet/revisions/{number}/rollback
+func (c *Client) UndoRevision(ctx context.Context, number int64) (out Revision, err error) {
+	r := request{method: http.MethodPost, path: "/v1/admin/fleet/revisions/" + url.PathEscape(fmt.Sprint(number)) + "/rollback", in: nil, out: &out, keyed: true}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // UndrainEdge: Send players again.
 //
 //	POST /v1/admin/edges/{id}/undrain
 func (c *Client) UndrainEdge(ctx context.Context, id string) (err error) {
 	r := request{method: http.MethodPost, path: "/v1/admin/edges/" + url.PathEscape(id) + "/undrain", in: nil, out: nil, keyed: true}
+	_, err = c.do(ctx, r)
+	return err
+}
+
+// UndrainRegion: Send players to a region again.
+//
+//	POST /v1/admin/regions/{name}/undrain
+func (c *Client) UndrainRegion(ctx context.Context, name string) (err error) {
+	r := request{method: http.MethodPost, path: "/v1/admin/regions/" + url.PathEscape(name) + "/undrain", in: nil, out: nil, keyed: true}
 	_, err = c.do(ctx, r)
 	return err
 }

@@ -20,11 +20,13 @@ type NewJoinToken struct {
 	MaxUses    int    `json:"max_uses,omitempty"`    // default 1
 }
 
-// JoinToken lets edges into one region until ExpiresAt.
+// JoinToken lets edges into one region until ExpiresAt. Token is the secret, in the answer to POST only.
 type JoinToken struct {
-	Token     string    `json:"token"`
+	ID        string    `json:"id"`
+	Token     string    `json:"token,omitempty"`
 	Region    string    `json:"region"`
 	ExpiresAt time.Time `json:"expires_at"`
+	UsesLeft  int       `json:"uses_left"`
 }
 
 // Join is an edge's request to be admitted. Joining again with the same PublicKey returns the same identity.
@@ -69,6 +71,9 @@ type EdgeConfig struct {
 	Issuer   string     `json:"issuer"` // iss of valid access tokens
 	Keys     []TokenKey `json:"keys"`   // all that verify now
 	Peers    []Peer     `json:"peers"`  // healthy edges of the same region, by name, but for the one that asks
+
+	// Release is the edge's part of the release that it is to run; nil: of none, it goes on with its own routes.
+	Release *EdgeRelease `json:"release,omitempty"`
 }
 
 // Peer is another edge of the region: one that shares objects, and signs its requests for them.
@@ -95,19 +100,6 @@ type Edge struct {
 	State     string     `json:"state"` // healthy, draining, dead
 	LastSeen  time.Time  `json:"last_seen"`
 	Heartbeat *Heartbeat `json:"heartbeat,omitempty"`
-}
-
-// NewRegion creates or replaces a region: PUT /v1/admin/regions/{name} (admin scope "fleet").
-type NewRegion struct {
-	DisplayName string  `json:"display_name"`
-	Latitude    float64 `json:"latitude"`
-	Longitude   float64 `json:"longitude"`
-}
-
-// Region is a place with edges: GET /v1/admin/regions -> Page[Region].
-type Region struct {
-	Name string `json:"name"` // [a-z0-9-]{1,63}
-	NewRegion
 }
 
 // RevokedFeed is what an edge has to refuse beyond what it knew up to a place. Next is the place to ask from the next time;

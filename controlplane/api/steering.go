@@ -12,6 +12,7 @@ type Explanation struct {
 	Place    ExplainedPlace     `json:"place"`
 	TrackID  media.TrackID      `json:"track_id,omitempty"`
 	Object   string             `json:"object,omitempty"` // what the choice among equals was made for: a track's folder, a path
+	Policy   string             `json:"policy,omitempty"` // declared steering policy that decided; empty: the operator's file and the regions
 	Home     string             `json:"home_region,omitempty"`
 	Spill    bool               `json:"spill_over"` // sent away from its region for its load
 	Canary   bool               `json:"canary"`     // among the clients that canary edges get
@@ -31,11 +32,13 @@ type ExplainedPlace struct {
 }
 
 // ExplainedEdge is one edge of a decision. Reason is one of a closed set: nearest, hash, least-loaded, next-best, overflow,
-// spill-over, fallback, canary; of rejected ones no-heartbeat, draining, other-tier, node-rule, region-rule, canary-only,
+// spill-over, fallback, canary; of rejected ones no-heartbeat, draining, other-tier, pool-off, node-rule, region-rule,
+// canary-only,
 // not-among-the-best.
 type ExplainedEdge struct {
 	Name       string   `json:"name"`
 	Region     string   `json:"region"`
+	Pool       string   `json:"pool,omitempty"`
 	URL        string   `json:"url,omitempty"`
 	DistanceKm *float64 `json:"distance_km,omitempty"`
 	LoadRatio  *float64 `json:"load_ratio,omitempty"`

@@ -3,6 +3,11 @@
 //	operator -> join token -> edge joins with its public key -> signs heartbeats (2 s) and config polls with it
 //
 // The identity of an edge is its Ed25519 key: no secret of an edge is ever here.
+//
+//	operator -> resources, checked as a whole, each change a revision -> release, a snapshot -> activation -> edges, by and by
+//	                  '-> state: what edges are answered with and players are steered by, in memory
+//
+// docs/decisions/0009-fleet-revisions.md says what counts when.
 package fleet
 
 import (
@@ -19,6 +24,7 @@ import (
 	"net/url"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"segue/controlplane/api"
@@ -49,7 +55,15 @@ type Service struct {
 
 	recalled newest // revocations
 
-	mu     sync.Mutex // guards the fields below
+	// Steering is how edges are chosen where no declared policy says it. It is set before use.
+	Steering  geo.Policy
+	begun     time.Time
+	reloading sync.Mutex // one at a time
+	state     atomic.Pointer[state]
+	known     atomic.Value // string: the key that all edges were found to know last
+
+	mu     sync.Mutex           // guards the fields below
+	busy   map[string]time.Time // by edge: when it last had requests
 	beats  map[string]api.Heartbeat
 	ids    map[string][]byte // public keys of the edges that were heard
 	purged map[string]int64  // by edge: the epoch that it acknowledged
@@ -57,39 +71,8 @@ type Service struct {
 
 // New returns the service; keys gives the public halves that edges verify tokens with.
 func New(db *store.DB, nodes *registry.Memory, keys func() []api.TokenKey) *Service {
-	return &Service{db: db, nodes: nodes, keys: keys, beats: map[string]api.Heartbeat{}, ids: map[string][]byte{}, purged: map[string]int64{}}
-}
-
-// PutRegion creates or replaces a region.
-func (s *Service) PutRegion(ctx context.Context, r api.Region) error {
-	if !nameForm.MatchString(r.Name) {
-		return fmt.Errorf("name: want lower-case letters, digits and dashes: %w", media.ErrInvalid)
-	}
-	if r.Latitude < -90 || r.Latitude > 90 || r.Longitude < -180 || r.Longitude > 180 {
-		return fmt.Errorf("latitude or longitude is off the globe: %w", media.ErrInvalid)
-	}
-	_, err := s.db.ExecContext(ctx, `INSERT INTO regions (name, display_name, latitude, longitude) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (name) DO UPDATE SET display_name = excluded.display_name, latitude = excluded.latitude, longitude = excluded.longitude`,
-		r.Name, r.DisplayName, r.Latitude, r.Longitude)
-	return err
-}
-
-// Regions lists all regions by name.
-func (s *Service) Regions(ctx context.Context) ([]api.Region, error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT name, display_name, latitude, longitude FROM regions ORDER BY name`)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	out := []api.Region{}
-	for rows.Next() {
-		var r api.Region
-		if err := rows.Scan(&r.Name, &r.DisplayName, &r.Latitude, &r.Longitude); err != nil {
-			return nil, err
-		}
-		out = append(out, r)
-	}
-	return out, rows.Err()
+	return &Service{db: db, nodes: nodes, keys: keys, beats: map[string]api.Heartbeat{}, ids: map[string][]byte{}, purged: map[string]int64{},
+		busy: map[string]time.Time{}, begun: time.Now()}
 }
 
 // NewJoinToken makes a token that admits edges into one region.
@@ -104,15 +87,62 @@ func (s *Service) NewJoinToken(ctx context.Context, n api.NewJoinToken) (api.Joi
 	if ttl < 0 || ttl > 24*time.Hour || uses < 0 || uses > 1000 {
 		return api.JoinToken{}, fmt.Errorf("ttl_seconds: want at most 86400; max_uses: at most 1000: %w", media.ErrInvalid)
 	}
-	var known int
-	if err := s.db.QueryRowContext(ctx, `SELECT count(*) FROM regions WHERE name = $1`, n.Region).Scan(&known); err != nil {
+	r, err := Get[api.NewRegion](ctx, s, KindRegion, n.Region)
+	if err != nil {
 		return api.JoinToken{}, err
-	} else if known == 0 {
-		return api.JoinToken{}, fmt.Errorf("region %q: %w", n.Region, media.ErrNotFound)
 	}
-	t := api.JoinToken{Token: "sgj_" + rand.Text(), Region: n.Region, ExpiresAt: time.Now().Add(ttl).UTC().Truncate(time.Second)}
-	_, err := s.db.ExecContext(ctx, `INSERT INTO join_tokens (hash, region, expires_at, uses_left) VALUES ($1, $2, $3, $4)`, digest(t.Token), t.Region, store.Micros(t.ExpiresAt), uses)
+	if r.Spec.State == api.StateDisabled || r.DrainUntil != nil {
+		return api.JoinToken{}, fmt.Errorf("region %s takes no edges: %w", n.Region, ErrInUse)
+	}
+	t := api.JoinToken{Token: "sgj_" + rand.Text(), Region: n.Region, ExpiresAt: time.Now().Add(ttl).UTC().Truncate(time.Second), UsesLeft: uses}
+	hash := digest(t.Token)
+	t.ID = joinTokenID(hash)
+	_, err = s.db.ExecContext(ctx, `INSERT INTO join_tokens (hash, id, region, expires_at, uses_left) VALUES ($1, $2, $3, $4, $5)`, hash, t.ID, t.Region, store.Micros(t.ExpiresAt), uses)
 	return t, err
+}
+
+// joinTokenID names a join token in public.
+func joinTokenID(hash string) string { return hash[:26] }
+
+// JoinTokens lists those that still admit edges, by id from after on, without their secrets.
+func (s *Service) JoinTokens(ctx context.Context, after string, limit int) (list []api.JoinToken, err error) {
+	list = []api.JoinToken{}
+	err = each(ctx, s.db, `SELECT id, region, expires_at, uses_left FROM join_tokens WHERE id > $1 AND expires_at > $2 AND uses_left > 0 ORDER BY id LIMIT $3`, func(scan func(...any) error) error {
+		var t api.JoinToken
+		var ends int64
+		err := scan(&t.ID, &t.Region, &ends, &t.UsesLeft)
+		t.ExpiresAt = store.Time(ends)
+		list = append(list, t)
+		return err
+	}, after, store.Micros(time.Now()), limit)
+	return list, err
+}
+
+// JoinToken returns one without its secret, or media.ErrNotFound: also when it has ended or is used up.
+func (s *Service) JoinToken(ctx context.Context, id string) (api.JoinToken, error) {
+	t := api.JoinToken{ID: id}
+	var ends int64
+	err := s.db.QueryRowContext(ctx, `SELECT region, expires_at, uses_left FROM join_tokens WHERE id = $1 AND expires_at > $2 AND uses_left > 0`, id, store.Micros(time.Now())).
+		Scan(&t.Region, &ends, &t.UsesLeft)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = fmt.Errorf("join token: %w", media.ErrNotFound)
+	}
+	t.ExpiresAt = store.Time(ends)
+	return t, err
+}
+
+// DeleteJoinToken takes one back. Errors: media.ErrNotFound.
+func (s *Service) DeleteJoinToken(ctx context.Context, id string) error {
+	res, err := s.db.ExecContext(ctx, `DELETE FROM join_tokens WHERE id = $1`, id)
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil {
+		return err
+	} else if n == 0 {
+		return fmt.Errorf("join token: %w", media.ErrNotFound)
+	}
+	return nil
 }
 
 // Join admits an edge. Errors: media.ErrInvalid; media.ErrNoAccess for a bad token; ErrNameTaken.
@@ -151,6 +181,9 @@ func (s *Service) Join(ctx context.Context, j api.Join) (api.Joined, error) {
 		} else if n == 0 {
 			return fmt.Errorf("join token is used up: %w", media.ErrNoAccess)
 		}
+		if st := s.state.Load(); st != nil && (st.regions[region].Spec.State == api.StateDisabled || st.regions[region].DrainUntil != nil) {
+			return fmt.Errorf("region %s takes no edges: %w", region, media.ErrDenied)
+		}
 		out = api.Joined{EdgeID: ulid.Make().String(), Region: region}
 		_, err = tx.ExecContext(ctx, `INSERT INTO edges (id, name, region, url, public_key, created_at) VALUES ($1, $2, $3, $4, $5, $6)`, out.EdgeID, j.Name, region, j.URL, key, now)
 		if store.Duplicate(err) {
@@ -158,6 +191,9 @@ func (s *Service) Join(ctx context.Context, j api.Join) (api.Joined, error) {
 		}
 		return err
 	})
+	if err == nil {
+		err = s.Reload(ctx)
+	}
 	return out, err
 }
 
@@ -194,7 +230,7 @@ func (s *Service) Heartbeat(ctx context.Context, id string, h api.Heartbeat) (ap
 	if err := checkURL(h.URL); err != nil {
 		return api.HeartbeatReply{}, err
 	}
-	n := geo.Node{ID: id, URL: h.URL, LoadRatio: min(1, max(h.CPURatio, float64(h.EgressBps)/capacityBps))}
+	n := geo.Node{ID: id, URL: h.URL, LoadRatio: min(1, max(h.CPURatio, float64(h.EgressBps)/s.state.Load().capacityBps(id)))}
 	var draining int
 	var key string
 	err := s.db.QueryRowContext(ctx, `SELECT e.name, e.region, e.draining, e.public_key, r.latitude, r.longitude FROM edges e JOIN regions r ON r.name = e.region WHERE e.id = $1`, id).
@@ -213,7 +249,8 @@ func (s *Service) Heartbeat(ctx context.Context, id string, h api.Heartbeat) (ap
 	s.mu.Lock()
 	s.beats[id], s.ids[id] = h, public
 	s.mu.Unlock()
-	return api.HeartbeatReply{Draining: draining != 0}, nil
+	s.hearTraffic(id, h, time.Now())
+	return api.HeartbeatReply{Draining: draining != 0 || s.state.Load().draining(id) != ""}, nil
 }
 
 // Edges lists all edges by name.
@@ -235,7 +272,7 @@ func (s *Service) Edges(ctx context.Context) ([]api.Edge, error) {
 			e.LastSeen = at.UTC()
 			if time.Since(at) < registry.DeadAfter {
 				e.State = "healthy"
-				if draining != 0 {
+				if draining != 0 || s.state.Load().draining(e.ID) != "" {
 					e.State = "draining"
 				}
 			}
@@ -264,25 +301,34 @@ func (s *Service) Drain(ctx context.Context, id string, on bool) error {
 	} else if n == 0 {
 		return fmt.Errorf("edge %s: %w", id, media.ErrNotFound)
 	}
-	return nil
+	return s.Reload(ctx)
 }
 
 // Config is the configuration of an edge now. Its revision changes when anything else in it does. It asks no database:
 // it is called a few times a second for each edge that waits.
 func (s *Service) Config(id, issuer string) (api.EdgeConfig, error) {
-	c := api.EdgeConfig{Issuer: issuer, Keys: s.keys(), Peers: s.peers(id)}
+	st := s.state.Load()
+	if st == nil {
+		return api.EdgeConfig{}, fmt.Errorf("the configuration is not read yet: %w", media.ErrBusy)
+	}
+	c := api.EdgeConfig{Issuer: issuer, Keys: append(s.keys(), st.verify(time.Now())...), Peers: s.peers(id)}
+	release := st.parts[part{st.wanted[id], st.edges[id].region}]
 	b, err := json.Marshal(c)
 	if err != nil {
 		return c, fmt.Errorf("bug: %w", err)
 	}
-	c.Revision = digest(string(b))[:16]
+	what := string(b)
+	if release != nil {
+		what += fmt.Sprint(" ", release.Number, " ", release.Digest)
+	}
+	c.Revision, c.Release = digest(what)[:16], release
 	return c, nil
 }
 
 // peers lists the healthy edges that share a region with one. Draining ones are none: what they own moves on before they
 // leave. An edge that was not heard yet has no peers.
 func (s *Service) peers(id string) []api.Peer {
-	nodes := s.nodes.Nodes(time.Now())
+	nodes := s.Nodes(time.Now())
 	region := ""
 	for _, n := range nodes {
 		if n.ID == id {

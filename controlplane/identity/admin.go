@@ -140,6 +140,13 @@ func (s *Service) VerifyAdmin(ctx context.Context, secret, scope string) error {
 	return nil
 }
 
+// AdminName is the name of the admin token whose SHA-256 in hex is hash: for the record of who changed something.
+func (s *Service) AdminName(ctx context.Context, hash string) string {
+	name := "an admin token that is gone"
+	_ = s.db.QueryRowContext(ctx, `SELECT name FROM admin_tokens WHERE hash = $1`, hash).Scan(&name) // it may have been deleted meanwhile
+	return name
+}
+
 func (a account) admin() api.AdminUser {
 	return api.AdminUser{ID: a.ID, Email: a.Email, DisplayName: a.DisplayName, Country: a.Country, Discoverable: a.Discoverable, Plan: a.Plan, OwnPlan: a.own,
 		PlanExpiresAt: a.PlanExpiresAt, FamilyOwnerID: a.familyOwner, SuspendedAt: optional(a.suspendedAt), CreatedAt: a.CreatedAt, SignedInAt: optional(a.signedInAt)}

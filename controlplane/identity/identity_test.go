@@ -556,6 +556,19 @@ func testKeys(t *testing.T, w *world) {
 	if err := k.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	k.Known = func(string) bool { return false }
+	if id, _ := k.Current(); id != first {
+		t.Error("a key signs that those who verify do not know")
+	}
+	w.exec(`UPDATE signing_keys SET starts_at = $1 WHERE id = $2`, store.Micros(time.Now().Add(-time.Hour)), first)
+	w.exec(`UPDATE signing_keys SET starts_at = $1 WHERE id = $2`, store.Micros(time.Now().Add(-11*time.Minute)), made.ID)
+	if err := k.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := k.Current(); id != made.ID {
+		t.Error("a key waits for ever for those who do not say that they know it")
+	}
+	k.Known = nil
 	if id, _ := k.Current(); id != made.ID {
 		t.Error("a key that started does not sign")
 	}

@@ -47,6 +47,9 @@ const (
 
 	// leadTime is from the making of a key to its first signature: until then every replica and edge has read of it.
 	leadTime = 2 * time.Minute
+
+	// waitFor is how long after its time a key waits for edges that do not say that they know it.
+	waitFor = 10 * time.Minute
 )
 
 // Keys are the Ed25519 keys of one purpose, kept in SQL: the newest that has started signs, all verify. It is safe for
@@ -56,7 +59,11 @@ type Keys struct {
 	purpose string
 	list    atomic.Pointer[[]signingKey] // newest first
 
-	good   verdicts           // access tokens that were checked
+	good verdicts // access tokens that were checked
+	// Known, when set before use, is asked whether those who verify know a key already: until they do it signs nothing, for
+	// waitFor at most.
+	Known func(id string) bool
+
 	asking singleflight.Group // reloads for a key that is not known, one at a time
 	missed atomic.Int64       // Unix time of the last one, seconds
 }
@@ -214,11 +221,11 @@ func (k *Keys) retire(ctx context.Context, id string) error {
 	return changedOne(res, err, "signing key")
 }
 
-// signer is the newest key that has started; or, where clocks differ, the oldest.
+// signer is the newest key that has started and is known; or, where clocks differ, the oldest.
 func (k *Keys) signer(now time.Time) signingKey {
 	list := *k.list.Load()
-	for _, key := range list {
-		if !key.startsAt.After(now) {
+	for i, key := range list {
+		if !key.startsAt.After(now) && (i == len(list)-1 || k.Known == nil || now.Sub(key.startsAt) > waitFor || k.Known(key.id)) {
 			return key
 		}
 	}

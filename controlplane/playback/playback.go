@@ -66,13 +66,14 @@ type Limits struct {
 	Streams       int // at a time
 }
 
-// Sources is what playback asks of others. All but Country, Next and TakenOver are required.
+// Sources is what playback asks of others. All but Policy, Country, Next and TakenOver are required.
 type Sources struct {
 	Plan   func(ctx context.Context, userID string) (api.Plan, error) // now
 	Limits func(api.Plan) Limits
 	Track  func(ctx context.Context, id media.TrackID) (Track, error) // media.ErrNotFound: there is none, or not any more
 	Device func(ctx context.Context, userID, deviceID string) (name string, err error)
 	Nodes  func(now time.Time) []geo.Node
+	Policy func(object string) (p geo.Policy, name string) // how edges are chosen; nil: as by default
 	Locate func(netip.Addr) geo.Place
 	Where  func(netip.Addr) (country string) // "": not known
 	Key    func() cat.Key                    // that signs
@@ -90,7 +91,6 @@ type Sources struct {
 type Config struct {
 	// RefuseUnknownCountry: who is nowhere known gets no track that is limited to countries. Default: gets it.
 	RefuseUnknownCountry bool
-	Policy               geo.Policy // how edges are chosen
 }
 
 // Service is safe for concurrent use.
@@ -111,7 +111,8 @@ func New(db *store.DB, cfg Config, ask Sources) *Service {
 // Start grants one listen. Errors: media.ErrNotFound, ErrNoMedia, ErrNotHere; ErrPlan when only a better plan has what was
 // asked for, media.ErrInvalid when no plan has; ErrNoEdge; *api.DevicesError.
 func (s *Service) Start(ctx context.Context, l api.Listener, n api.NewPlayback) (api.Playback, error) {
-	g, err := s.grant(ctx, l, n)
+	id, now := ulid.Make().String(), time.Now()
+	g, err := s.grant(ctx, l, id, n)
 	if err != nil {
 		return api.Playback{}, err
 	}
@@ -119,7 +120,6 @@ func (s *Service) Start(ctx context.Context, l api.Listener, n api.NewPlayback) 
 	if err != nil {
 		return api.Playback{}, err
 	}
-	id, now := ulid.Make().String(), time.Now()
 	p, err := s.answer(g, id, now)
 	if err != nil {
 		return api.Playback{}, err
@@ -157,7 +157,7 @@ func (s *Service) Renew(ctx context.Context, l api.Listener, playID string, n ap
 		return api.Playback{}, err
 	}
 	n.TrackID = was.TrackID
-	g, err := s.grant(ctx, l, n)
+	g, err := s.grant(ctx, l, playID, n)
 	if err != nil {
 		return api.Playback{}, err
 	}
@@ -199,7 +199,7 @@ type grant struct {
 	edges    []geo.Pick
 }
 
-func (s *Service) grant(ctx context.Context, l api.Listener, n api.NewPlayback) (g grant, err error) {
+func (s *Service) grant(ctx context.Context, l api.Listener, playID string, n api.NewPlayback) (g grant, err error) {
 	g.listener = l
 	if g.plan, err = s.ask.Plan(ctx, l.UserID); err != nil {
 		return g, err
@@ -217,7 +217,7 @@ func (s *Service) grant(ctx context.Context, l api.Listener, n api.NewPlayback) 
 	if g.choice, err = choose(g.limits, g.track.Media, n); err != nil {
 		return g, err
 	}
-	g.edges, err = s.Edges(l, media.TrackPrefix(g.track.ID, g.track.Version))
+	g.edges, err = s.Edges(l, playID, media.TrackPrefix(g.track.ID, g.track.Version))
 	return g, err
 }
 
@@ -240,9 +240,14 @@ func (s *Service) Here(ctx context.Context, userID string, client netip.Addr, co
 }
 
 // Edges chooses edges for what a listener fetches below an object prefix, best first, or returns ErrNoEdge. All that
-// playback sends to edges is decided here.
-func (s *Service) Edges(l api.Listener, object string) ([]geo.Pick, error) {
-	d := geo.Decide(geo.Client{Place: s.ask.Locate(l.Client), ID: l.UserID, Object: object}, s.ask.Nodes(time.Now()), s.cfg.Policy)
+// playback sends to edges is decided here. who draws canaries and overflow: a play's id, by which content steering draws too, so
+// that both begin on the same edge; or an account's, for what is no play.
+func (s *Service) Edges(l api.Listener, who, object string) ([]geo.Pick, error) {
+	var p geo.Policy
+	if s.ask.Policy != nil {
+		p, _ = s.ask.Policy(object)
+	}
+	d := geo.Decide(geo.Client{Place: s.ask.Locate(l.Client), ID: who, Object: object}, s.ask.Nodes(time.Now()), p)
 	if len(d.Picks) == 0 {
 		return nil, ErrNoEdge
 	}
@@ -288,7 +293,7 @@ func (s *Service) prefetch(ctx context.Context, g grant, p api.Playback, n api.N
 	out := []api.Prefetch{}
 	for _, id := range ids {
 		n.TrackID, n.Rendition = id, ""
-		next, err := s.grant(ctx, g.listener, n)
+		next, err := s.grant(ctx, g.listener, p.PlayID, n)
 		if errors.Is(err, media.ErrNotFound) || errors.Is(err, ErrNoMedia) || errors.Is(err, ErrNotHere) || errors.Is(err, ErrPlan) || errors.Is(err, media.ErrInvalid) || errors.Is(err, ErrNoEdge) {
 			continue
 		} else if err != nil {

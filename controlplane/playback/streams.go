@@ -226,6 +226,25 @@ func (s *Service) Run(ctx context.Context, failed func(error)) error {
 	}
 }
 
+// StreamsByEdge counts the streams that live by the name of the edge that they began on.
+func (s *Service) StreamsByEdge(ctx context.Context) (map[string]int, error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT p.edge, count(*) FROM streams s JOIN playbacks p ON p.play_id = s.play_id WHERE s.seen_at > $1 GROUP BY p.edge`, store.Micros(time.Now().Add(-liveFor)))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[string]int{}
+	for rows.Next() {
+		var name string
+		var n int
+		if err := rows.Scan(&name, &n); err != nil {
+			return nil, err
+		}
+		out[name] = n
+	}
+	return out, rows.Err()
+}
+
 // Write writes the signs of life that were gathered. When it fails they are kept for the next time.
 func (s *Service) Write(ctx context.Context) error {
 	s.mu.Lock()

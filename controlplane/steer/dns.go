@@ -244,7 +244,7 @@ func (d *DNS) nearest(now time.Time, v *view, client netip.Addr, kind uint16) ([
 	if len(nodes) == 0 {
 		return nil, len(v.of.nodes) > 0
 	}
-	p := d.steer.cfg.Policy
+	p, _ := d.steer.cfg.Policy("")
 	p.Max = perAnswer
 	who := client.String()
 	decision := geo.Decide(geo.Client{Place: d.steer.cfg.Locate(client), ID: who, Object: who}, nodes, p)

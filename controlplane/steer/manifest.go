@@ -263,7 +263,7 @@ func (s *Service) ofOthers(now time.Time, q Query, known []string, slow []slowPa
 		return fmt.Errorf("%s: want the names of the manifest's pathways: %w", paramPathways, media.ErrInvalid)
 	}
 	snap := s.snapshot(now)
-	p := s.cfg.Policy
+	p, _ := s.cfg.Policy(q.Params.Get(paramObject))
 	p.Max = len(snap.nodes)
 	decision := geo.Decide(geo.Client{Place: s.cfg.Locate(q.Client), ID: q.Client.String(), Object: q.Params.Get(paramObject)}, snap.nodes, p)
 	add := func(name string) {

@@ -40,7 +40,7 @@ type Config struct {
 	Issuer string                                                   // iss of access tokens
 	Keys   func() []cat.Key                                         // the first one signs, all verify
 	Object func(ctx context.Context, key media.Key) ([]byte, error) // a small object of the origin
-	Policy geo.Policy                                               // how nodes are chosen
+	Policy func(object string) (p geo.Policy, name string)          // how nodes are chosen for an object; nil: as by default
 }
 
 // Service is safe for concurrent use.
@@ -52,7 +52,12 @@ type Service struct {
 }
 
 // New wires what steering asks.
-func New(c Config) *Service { return &Service{cfg: c} }
+func New(c Config) *Service {
+	if c.Policy == nil {
+		c.Policy = func(string) (geo.Policy, string) { return geo.Policy{}, "" }
+	}
+	return &Service{cfg: c}
+}
 
 type snapshot struct {
 	at     time.Time
@@ -76,7 +81,8 @@ func (s *Service) snapshot(now time.Time) *snapshot {
 // Explain decides as for a client that asks for an object, both as in Client.
 func (s *Service) Explain(now time.Time, client netip.Addr, id, object string) (geo.Place, geo.Decision) {
 	place := s.cfg.Locate(client)
-	return place, geo.Decide(geo.Client{Place: place, ID: id, Object: object}, s.snapshot(now).nodes, s.cfg.Policy)
+	p, _ := s.cfg.Policy(object)
+	return place, geo.Decide(geo.Client{Place: place, ID: id, Object: object}, s.snapshot(now).nodes, p)
 }
 
 // ErrNoEdge: no edge is healthy.
@@ -182,7 +188,7 @@ func (g *Grant) folderOn(n *geo.Node) string { return n.URL + "/t/" + g.Token + 
 
 func (s *Service) decide(now time.Time, g *Grant, client netip.Addr) (*snapshot, geo.Decision) {
 	snap := s.snapshot(now)
-	p := s.cfg.Policy
+	p, _ := s.cfg.Policy(g.Folder)
 	p.Max = cmp.Or(p.Max, 3)
 	return snap, geo.Decide(geo.Client{Place: s.cfg.Locate(client), ID: g.Play, Object: g.Folder}, snap.nodes, p)
 }

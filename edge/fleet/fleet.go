@@ -2,7 +2,7 @@
 // its configuration. Identity and last configuration are kept in a folder: an edge that starts while the control plane
 // is away serves with what it knew.
 //
-//	identity.key   Ed25519 seed, mode 0600       edge.json   id and region       config.json   the last EdgeConfig
+//	identity.key   Ed25519 seed, mode 0600       edge.json   id and region       config.json   the last EdgeConfig, with the release in force
 package fleet
 
 import (
@@ -16,7 +16,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,6 +42,12 @@ type Config struct {
 	Dir          string
 	Version      string
 	Spool        *edge.Spool // the request log to hand over; nil: none
+
+	// AllowOrigins are the hosts, with or without port, that a release may name as origins: *.example.org is all below it. Empty:
+	// any. What an edge may reach is also its operator's to say.
+	AllowOrigins []string
+	// Open opens an origin that is none of plain HTTP, by its URL; nil: there are no others here.
+	Open func(context.Context, api.EdgeOrigin) (edge.Origin, error)
 }
 
 const (
@@ -58,6 +66,12 @@ type Member struct {
 	revision atomic.Value // string; the heartbeat says it
 	trusted  string       // what of the configuration the edge's keys were made of
 	revoked  revocations
+
+	release *api.EdgeRelease       // in force; nil: none
+	origins map[string]edge.Origin // of it, by what they were made of
+	state   api.EdgeState          // what the control plane is to know
+	told    *api.EdgeState         // what it was told last in this life
+	unkept  *api.EdgeConfig        // that is to be written down for a restart; nil: it is
 }
 
 // Join reads the identity of an earlier life, or makes one and joins. It applies the configuration kept, if there is
@@ -88,7 +102,7 @@ func Join(ctx context.Context, cfg Config, e *edge.Edge, log *slog.Logger) (*Mem
 		return nil, err
 	}
 	if kept.Revision != "" {
-		m.apply(kept)
+		m.apply(ctx, kept)
 	}
 	return m, nil
 }
@@ -162,7 +176,7 @@ func (m *Member) Run(ctx context.Context, ready func()) error {
 	pollers.Go(func() { m.followRevoked(ctx) })
 	pollers.Go(func() {
 		for ctx.Err() == nil {
-			if err := m.poll(ctx, true); err != nil && ctx.Err() == nil {
+			if err := errors.Join(m.say(ctx), m.poll(ctx, true)); err != nil && ctx.Err() == nil {
 				m.log.Debug("poll of the configuration", "err", err)
 				select {
 				case <-ctx.Done():
@@ -204,8 +218,44 @@ func (m *Member) poll(ctx context.Context, wait bool) error {
 	if err != nil || !changed {
 		return err
 	}
-	m.apply(c)
-	return m.write("config.json", c)
+	if !m.apply(ctx, c) {
+		c.Release, c.Revision = m.release, c.Revision+refused
+	}
+	m.unkept = &c
+	return m.say(ctx)
+}
+
+// refused marks the revision of a configuration that is kept without its release: after a restart it is asked for again.
+const refused = " without its release"
+
+// say tells the control plane what became of the last configuration, if it does not know yet. That peers came or went is no
+// news to it: else each of a hundred edges that join would have ninety-nine others write to it.
+func (m *Member) say(ctx context.Context) error {
+	if m.state.Revision == "" { // none yet
+		return nil
+	}
+	if m.unkept != nil { // it is in force, but a restart would not know it: that is nothing to acknowledge
+		if err := m.write("config.json", *m.unkept); err != nil {
+			m.log.Error("the configuration is not kept for a restart, trying on", "err", err)
+			return err
+		}
+		m.unkept = nil
+	}
+	if m.told != nil {
+		same := *m.told
+		same.Revision = m.state.Revision
+		if reflect.DeepEqual(same, m.state) {
+			return nil
+		}
+	}
+	now := m.state
+	sctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := m.client.Call(sctx, http.MethodPut, "/v1/fleet/state", now, nil); err != nil {
+		return err
+	}
+	m.told = &now
+	return nil
 }
 
 // configured is the revision in force; "": none yet.
@@ -214,10 +264,29 @@ func (m *Member) configured() string {
 	return revision
 }
 
-// apply puts a configuration in force. Peers come and go often, keys do not: a new Trust costs the edge all verdicts that
-// it remembers, so an old one is left alone.
-func (m *Member) apply(c api.EdgeConfig) {
+// apply puts a configuration in force: keys, revocations and peers always, the release whole or not at all. It reports
+// whether the release is in force.
+func (m *Member) apply(ctx context.Context, c api.EdgeConfig) bool {
 	m.revision.Store(c.Revision)
+	m.trust(c)
+	m.state = api.EdgeState{Revision: strings.TrimSuffix(c.Revision, refused), Keys: []string{}}
+	for _, k := range c.Keys {
+		m.state.Keys = append(m.state.Keys, k.ID)
+	}
+	err := m.run(ctx, c.Release)
+	if m.release != nil {
+		m.state.Release = m.release.Number
+	}
+	if err != nil {
+		m.log.Error("a release is refused, the one before it goes on", "release", c.Release.Number, "in_force", m.state.Release, "err", err)
+		m.state.Refused, m.state.Reason = c.Release.Number, fmt.Sprintf("%.1000s", err)
+	}
+	return err == nil
+}
+
+// trust takes keys, revocations and peers over. Peers come and go often, keys do not: a new Trust costs the edge all verdicts
+// that it remembers, so an old one is left alone.
+func (m *Member) trust(c api.EdgeConfig) {
 	peers := make([]edge.Peer, 0, len(c.Peers))
 	for _, p := range c.Peers {
 		peers = append(peers, edge.Peer{Name: p.Name, URL: p.URL, Key: p.PublicKey})
@@ -286,7 +355,12 @@ func (m *Member) write(name string, v any) error {
 		return fmt.Errorf("bug: %w", err)
 	}
 	path := filepath.Join(m.cfg.Dir, name)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil { // else a power failure could leave the new name with nothing in it
 		return err
 	}
 	return os.Rename(path+".new", path)

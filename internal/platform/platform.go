@@ -271,7 +271,8 @@ func (p *Platform) admit(ctx context.Context, region string) (string, error) {
 	}
 	for _, r := range places {
 		if r.Name == region {
-			if _, err := admin.PutRegion(ctx, r.Name, r.NewRegion); err != nil {
+			_, _, err := admin.PutRegion(ctx, r.Name, r.NewRegion, "", api.PutRegionOptions{IfNoneMatch: "*"})
+			if p, ok := errors.AsType[*api.Problem](err); err != nil && (!ok || p.Status != http.StatusPreconditionFailed) { // there from an earlier start, perhaps changed since
 				return "", err
 			}
 		}

@@ -237,7 +237,8 @@ func (p *platform) startNATS() error {
 
 // join has one edge in the fleet, which nobody fetches from: a start needs somewhere to send players. It beats to all replicas.
 func (p *platform) join(ctx context.Context) error {
-	if _, err := p.admin.PutRegion(ctx, "eu", api.NewRegion{Latitude: 52, Longitude: 5}); err != nil {
+	_, _, err := p.admin.PutRegion(ctx, "eu", api.NewRegion{Latitude: 52, Longitude: 5}, "", api.PutRegionOptions{IfNoneMatch: "*"})
+	if problem, ok := errors.AsType[*api.Problem](err); err != nil && !(ok && problem.Status == http.StatusPreconditionFailed) { // 412: of an earlier run
 		return err
 	}
 	t, err := p.admin.NewJoinToken(ctx, api.NewJoinToken{Region: "eu"})
