@@ -271,14 +271,14 @@ func (g *genState) tidy(ctx context.Context, most int) error {
 	for k := range g.kinds {
 		err := g.merge(ctx, k, func(list []*piece) int {
 			size := func(i int) int { return list[i].docs + list[i].gone.len() }
-			many := len(list) > fewSegments
 			from, sum := len(list), 0
-			for from > 0 && sum+size(from-1) <= most && (size(from-1) <= 2*sum || many && len(list)-from < 2) {
+			if len(list) <= fewSegments {
+				return from
+			}
+			// Two, and older ones as long as they are not much more: a document is written again some log(n) times.
+			for from > 0 && sum+size(from-1) <= most && (size(from-1) <= 2*sum || len(list)-from < 2) {
 				from--
 				sum += size(from)
-			}
-			if !many && (from > 0 || sum < smallMerge) {
-				return len(list) // a few may be as they are, unless the newer ones are half of all
 			}
 			return from
 		})
