@@ -135,7 +135,7 @@ func TestNothingLostNothingDoubled(t *testing.T) {
 	}
 	// A player that is known to the gateway's limits would be slowed down: this is about what is kept, not how fast.
 	control := []string{"--listen", cpAddr, "--data", filepath.Join(dir, "control"), "--nats", "nats://" + natsAddr, "--clickhouse", ch.URL(), "--origin", objects,
-		"--admin-token-file", file("admin", adminToken), "--plays-key-file", file("key", strings.Repeat("k", 32)), "--rate-limit", "-1", "--drain", "0s"}
+		"--admin-token-file", file("admin", adminToken), "--plays-key-file", file("key", strings.Repeat("k", 32)), "--rate-limit=-1", "--drain", "0s"}
 	tokenFile := filepath.Join(dir, "join")
 	edge := []string{"--listen", edgeAddr, "--origin", objects, "--control", "http://" + cpAddr, "--name", "e1", "--join-token-file", tokenFile, "--state", filepath.Join(dir, "edge"), "--memory", "64MiB"}
 	var all []*victim
