@@ -184,7 +184,8 @@ func (w *wire) once(ctx context.Context, x *exchange) (err error) {
 	if err := w.conn.SetDeadline(time.Now().Add(w.net.timeout)); err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { w.conn.SetDeadline(time.Unix(1, 0)) }) // the end of a run waits for nobody
+	conn := w.conn                                                                   // it runs beside us, when w may have closed its own already
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // the end of a run waits for nobody
 	defer stop()
 	_, host, _ := strings.Cut(w.at, "://")
 	head := make([]byte, 0, 512+len(x.headers)+len(x.path)+len(x.body))
