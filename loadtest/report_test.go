@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -194,6 +195,11 @@ func TestJSONAndHTML(t *testing.T) {
 func TestToClickHouse(t *testing.T) {
 	ch := testenv.StartClickHouse(t)
 	r := made(t, 30, around(1, 100))
+	db, err := http.Post("http://"+clickhouse.Writer+":"+ch.WriterPassword+"@"+ch.HTTP, "text/plain", strings.NewReader("CREATE DATABASE "+clickhouse.Database))
+	if err != nil || db.StatusCode != http.StatusOK {
+		t.Fatal(db, err)
+	}
+	db.Body.Close()
 	where := "http://" + clickhouse.Writer + ":" + ch.WriterPassword + "@" + ch.HTTP + "/" + clickhouse.Database
 	for range 2 {
 		if err := loadtest.ToClickHouse(t.Context(), where, r); err != nil {

@@ -264,8 +264,8 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	want := append(events[:sure:sure], e.ID)
 	count := func(q string) int {
-		out, _ := exec.Command(testenv.Program(t, "segue"), "admin", "sql", "--data", two, "--format", "TSV", q).Output()
-		n, _ := strconv.Atoi(strings.TrimSpace(string(out)))
+		out, _ := exec.Command(testenv.Program(t, "segue"), "admin", "sql", "--data", two, "--format", "JSONCompactEachRow", q).Output()
+		n, _ := strconv.Atoi(strings.Trim(strings.TrimSpace(string(out)), `["]`))
 		return n
 	}
 	eventually(t, "events in ClickHouse", func() bool {

@@ -92,7 +92,7 @@ func TestReindexVerifyRevoke(t *testing.T) {
 	refuses("sga_of-somebody-who-is-none", "verify", "401", 1)
 	refuses("sga_of-somebody-who-is-none", "reindex", "401", 1)
 
-	does("revoke --user "+user.ID, "nothing of it is in force")
+	refuses(secret, "revoke --user "+user.ID, "nothing of it is in force", 1)
 	does("revoke --cti 01ARZ3NDEKTSV4RRFFQ69G5FAV --reason lost", "01ARZ3NDEKTSV4RRFFQ69G5FAV")
 	refuses(secret, "revoke --user nobody", "nobody", 1)
 	refuses(secret, "revoke --play 01ARZ3NDEKTSV4RRFFQ69G5FAV", "01ARZ3NDEKTSV4RRFFQ69G5FAV", 1)
