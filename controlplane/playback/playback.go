@@ -256,7 +256,7 @@ func (s *Service) Here(ctx context.Context, userID string, client netip.Addr, co
 // Edges chooses edges for what a listener fetches below an object prefix, best first, or returns ErrNoEdge. All that
 // playback sends to edges is decided here.
 func (s *Service) Edges(l Listener, object string) ([]geo.Pick, error) {
-	d := geo.Decide(geo.Client{Place: s.ask.Locate(l.Client), ID: l.UserID, Object: object}, s.ask.Nodes(time.Now()), s.cfg.Policy)
+	d := geo.Decide(geo.Client{Place: s.ask.Locate(l.Client), ID: l.UserID, Object: object, Tokens: true}, s.ask.Nodes(time.Now()), s.cfg.Policy)
 	if len(d.Picks) == 0 {
 		return nil, ErrNoEdge
 	}

@@ -76,7 +76,7 @@ func (s *Service) snapshot(now time.Time) *snapshot {
 // Explain decides as for a client that asks for an object, both as in Client.
 func (s *Service) Explain(now time.Time, client netip.Addr, id, object string) (geo.Place, geo.Decision) {
 	place := s.cfg.Locate(client)
-	return place, geo.Decide(geo.Client{Place: place, ID: id, Object: object}, s.snapshot(now).nodes, s.cfg.Policy)
+	return place, geo.Decide(geo.Client{Place: place, ID: id, Object: object, Tokens: strings.HasPrefix(object, "media/")}, s.snapshot(now).nodes, s.cfg.Policy)
 }
 
 // ErrNoEdge: no edge is healthy.
@@ -184,7 +184,7 @@ func (s *Service) decide(now time.Time, g *Grant, client netip.Addr) (*snapshot,
 	snap := s.snapshot(now)
 	p := s.cfg.Policy
 	p.Max = cmp.Or(p.Max, 3)
-	return snap, geo.Decide(geo.Client{Place: s.cfg.Locate(client), ID: g.Play, Object: g.Folder}, snap.nodes, p)
+	return snap, geo.Decide(geo.Client{Place: s.cfg.Locate(client), ID: g.Play, Object: g.Folder, Tokens: true}, snap.nodes, p)
 }
 
 // grants remembers verified tokens: a signature costs a hundred times a steering answer. When one generation is full the
