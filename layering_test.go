@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"controlplane/api":  {"media"},
 	"internal/registry": {"geo", "media"},
 	// 2: services
+	"edge/fleet":            {"edge", "geo", "media/cat", "controlplane/api", "internal/registry", "internal/serve"},
 	"edge":                  {"media", "media/cat", "edge/policy", "edge/cmcd", "edge", "controlplane/api", "internal/serve"},
 	"origin":                {"media", "origin", "internal/serve"},
 	"packager":              {"media", "media/hls", "media/dash", "packager", "internal/serve"},
@@ -51,6 +52,7 @@ var allowed = map[string][]string{
 	"internal/testenv":  {"internal/serve", "internal/clickhouse"},
 	"cmd":               {"*"},
 	"tools/bench":       {},
+	"tools/consul":      {},
 	"tools/apigen":      {"controlplane", "origin/memstore"},
 }
 

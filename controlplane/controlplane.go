@@ -54,10 +54,12 @@ type Config struct {
 	GeoASN       string // MMDB file of autonomous systems; empty: none
 	GeoRules     string // file of own rules, see geo.Rules; empty: none
 	Steering     geo.Policy
-	DNSListen    string // host:port, UDP and TCP; empty: no DNS responder
-	DNSZone      string // file of the zone, see steer.Zone
-	PublicURL    string // scheme://host of the control plane in what players get; empty: the one they reached
-	SearchShards int    // of the search index; 0: 1. One is fastest to ask, more are faster to fill
+	DNSListen    string                // host:port, UDP and TCP; empty: no DNS responder
+	DNSZone      string                // file of the zone, see steer.Zone
+	PublicURL    string                // scheme://host of the control plane in what players get; empty: the one they reached
+	Registry     registry.ConsulConfig // beside heartbeats; without URL: none
+	Health       registry.Rules        // how edges are judged; the zero value is the default
+	SearchShards int                   // of the search index; 0: 1. One is fastest to ask, more are faster to fill
 	Home         geo.Place
 	Playback     playback.Config
 	PerSecond    float64 // requests of one address or account; 0: 100, negative: no limit
@@ -92,6 +94,8 @@ type ControlPlane struct {
 	playlist *playlist.Service
 	offline  *offline.Service
 	fleet    *fleet.Service
+	health   *registry.Health
+	consul   *registry.Consul // nil: none
 	library  *library.Service
 	player   *player.Service
 	steer    *steer.Service
@@ -184,8 +188,9 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if err = cp.catalog.Upgrade(ctx); err != nil {
 		return nil, err
 	}
-	nodes := &registry.Memory{}
-	cp.fleet = fleet.New(cp.db, nodes, cp.verifyKeys)
+	if err = cp.openHealth(ctx, reg); err != nil {
+		return nil, err
+	}
 	if err = cp.fleet.ReadRevoked(ctx); err != nil {
 		return nil, err
 	}
@@ -193,8 +198,8 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 		return nil, err
 	}
 	cp.player = player.New(cp.db, cp.notices(), player.Sources{Devices: cp.identity.DeviceNames, Ended: cp.identity.SessionEnded, Tracks: cp.catalog.TracksByID}, log)
-	cp.playback = cp.newPlayback(nodes)
-	cp.steer = steer.New(steer.Config{Nodes: nodes.Nodes, Locate: cp.places.Locate, Issuer: playback.Issuer, Keys: cp.tokenKeys, Object: readSmall(objects), Policy: cfg.Steering})
+	cp.playback = cp.newPlayback(cp.health.Nodes)
+	cp.steer = steer.New(steer.Config{Nodes: cp.health.Nodes, Locate: cp.places.Locate, Issuer: playback.Issuer, Keys: cp.tokenKeys, Object: readSmall(objects), Policy: cfg.Steering})
 	if cfg.DNSListen != "" {
 		zone, err := steer.ReadZone(cfg.DNSZone)
 		if err != nil {
@@ -369,6 +374,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 			return run(ctx, func(err error) { cp.log.Warn(name+" has to wait", "err", err) })
 		})
 	}
+	cp.startHealth(start, background)
 	background("revocations", cp.fleet.WatchRevoked)
 	background("streams", cp.playback.Run)
 	background("offline", cp.offline.Run)

@@ -16,7 +16,7 @@ import (
 	"segue/controlplane/identity"
 	"segue/controlplane/playback"
 	"segue/controlplane/plays"
-	"segue/internal/registry"
+	"segue/geo"
 	"segue/media"
 	"segue/media/cat"
 
@@ -81,6 +81,7 @@ func (cp *ControlPlane) playbackRoutes(a huma.API) {
 		if err != nil {
 			return nil, err
 		}
+		cp.opinions(principal(ctx).UserID, events, out)
 		if err := cp.playback.Heard(ctx, principal(ctx).UserID, events); err != nil { // the events are durable: nothing is to be sent again
 			cp.log.Warn("end of a stream is not noted, it will time out", "request", requestID(ctx), "err", err)
 		}
@@ -95,9 +96,9 @@ func listener(ctx context.Context) playback.Listener {
 }
 
 // newPlayback wires what playback asks of the others.
-func (cp *ControlPlane) newPlayback(nodes *registry.Memory) *playback.Service {
+func (cp *ControlPlane) newPlayback(nodes func(time.Time) []geo.Node) *playback.Service {
 	return playback.New(cp.db, playback.Config{Policy: cp.cfg.Steering, RefuseUnknownCountry: cp.cfg.Playback.RefuseUnknownCountry}, playback.Sources{
-		Plan: cp.identity.Plan, Limits: cp.planLimits, Device: cp.deviceName, Nodes: nodes.Nodes, Locate: cp.places.Locate, Where: cp.places.Country, Key: func() cat.Key { return cp.tokenKeys()[0] }, Revoke: cp.fleet.Revoke,
+		Plan: cp.identity.Plan, Limits: cp.planLimits, Device: cp.deviceName, Nodes: nodes, Locate: cp.places.Locate, Where: cp.places.Country, Key: func() cat.Key { return cp.tokenKeys()[0] }, Revoke: cp.fleet.Revoke,
 		Track: func(ctx context.Context, id media.TrackID) (playback.Track, error) {
 			t, err := cp.catalog.Playable(ctx, id)
 			return playback.Track{Track: t.Track, Media: t.Media, AvailableIn: t.AvailableIn}, err

@@ -17,6 +17,7 @@ import (
 	"segue/controlplane/identity"
 	"segue/controlplane/playback"
 	"segue/geo"
+	"segue/internal/registry"
 	"segue/internal/serve"
 	"segue/origin/dirstore"
 	"segue/origin/s3store"
@@ -52,6 +53,8 @@ type cli struct {
 	DNSZone        string           `help:"JSON file of the zone; see docs/steering.md." name:"dns-zone" type:"path" placeholder:"FILE"`
 	Home           string           `help:"Where addresses of the own network are: LAT,LON." placeholder:"LAT,LON"`
 	StrictCountry  bool             `help:"Refuse tracks that are limited to countries to listeners whose country is not known."`
+	Registry       string           `help:"Consul agent, consul://127.0.0.1:8500 or consul+tls://…: what it says of edges counts beside their heartbeats." placeholder:"URL"`
+	RegistryFiles  registry.Files   `embed:"" prefix:"registry-"`
 	Replica        string           `help:"Name of this replica." default:"one"`
 	Replicas       int              `help:"How many there are." default:"1"`
 	SearchShards   int              `help:"Shards of the search index: one is fastest to ask, more are faster to fill." default:"1"`
@@ -90,7 +93,7 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse,
 		GeoDB: c.GeoDB, GeoASN: c.GeoASN, GeoRules: c.GeoRules, DNSListen: c.DNSListen, DNSZone: c.DNSZone, PublicURL: strings.TrimRight(c.PublicURL, "/"),
 		Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, SearchShards: c.SearchShards, PerSecond: c.RateLimit, Version: version,
-		TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox, Drain: c.Drain, TraceEndpoint: c.TraceEndpoint}
+		Registry: registry.ConsulConfig{URL: c.Registry, Files: c.RegistryFiles}, TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox, Drain: c.Drain, TraceEndpoint: c.TraceEndpoint}
 	if cfg.Home, err = parseHome(c.Home); err != nil {
 		return err
 	}

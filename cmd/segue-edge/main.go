@@ -20,6 +20,7 @@ import (
 	"segue/edge/fleet"
 	"segue/edge/transport"
 	"segue/geo"
+	"segue/internal/registry"
 	"segue/internal/serve"
 	"segue/origin/dirstore"
 	"segue/origin/s3store"
@@ -64,11 +65,16 @@ type cli struct {
 	Serve         struct{} `cmd:"" default:"1" help:"Serve: what happens without a command."`
 	Inspect       inspect  `cmd:"" help:"Look into a running edge: what is cached, and why something is not."`
 
-	Control       string `help:"Control plane to join; protected objects need its tokens then. Empty: no fleet, everything is public." placeholder:"URL" group:"Fleet"`
-	Name          string `help:"Name in the fleet and in Cache-Status: lower-case letters, digits, dashes." default:"segue" group:"Fleet"`
-	PublicURL     string `help:"How players reach this edge; default: http:// and --listen." placeholder:"URL" group:"Fleet"`
-	JoinTokenFile string `help:"File with the join token; needed the first time." type:"path" placeholder:"FILE" group:"Fleet"`
-	State         string `help:"Folder for the identity and the last configuration." default:"./segue-edge-state" type:"path" group:"Fleet"`
+	Control       string         `help:"Control plane to join; protected objects need its tokens then. Empty: no fleet, everything is public." placeholder:"URL" group:"Fleet"`
+	Name          string         `help:"Name in the fleet and in Cache-Status: lower-case letters, digits, dashes." default:"segue" group:"Fleet"`
+	PublicURL     string         `help:"How players reach this edge; default: http:// and --listen." placeholder:"URL" group:"Fleet"`
+	JoinTokenFile string         `help:"File with the join token; needed the first time." type:"path" placeholder:"FILE" group:"Fleet"`
+	State         string         `help:"Folder for the identity and the last configuration." default:"./segue-edge-state" type:"path" group:"Fleet"`
+	Tier          string         `help:"What this node is for: edge, or shield." enum:"edge,shield" default:"edge" group:"Fleet"`
+	CapacityMbps  float64        `help:"What it can send, in Mbit/s: its load is counted of that, and so is its share of the objects." default:"1000" name:"capacity-mbps" placeholder:"N" group:"Fleet"`
+	Weight        float64        `help:"Its share among equals, beside the capacity." default:"1" group:"Fleet"`
+	Registry      string         `help:"Consul agent of this machine, consul://127.0.0.1:8500 or consul+tls://…: this edge is a service there, too." placeholder:"URL" group:"Fleet"`
+	RegistryFiles registry.Files `embed:"" prefix:"registry-" group:"Fleet"`
 }
 
 func main() { serve.Main(run) }
@@ -125,6 +131,18 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if err != nil {
 		return serve.SetupError{Err: err}
 	}
+	var consul *registry.Consul
+	if c.Registry != "" {
+		if c.Control == "" {
+			return serve.Setupf("--registry is for an edge of a fleet: give --control")
+		}
+		if consul, err = registry.OpenConsul(registry.ConsulConfig{URL: c.Registry, Files: c.RegistryFiles}); err != nil {
+			return serve.SetupError{Err: err}
+		}
+	}
+	if c.CapacityMbps <= 0 || c.Weight <= 0 || c.Weight > 100 {
+		return serve.Setupf("--capacity-mbps must be more than 0, --weight more than 0 and at most 100")
+	}
 	if c.Check {
 		_, err := fmt.Fprintln(stdout, "all is well")
 		return err
@@ -149,7 +167,13 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	parts = append(parts, serve.Part{Name: "edge", Run: e.Run})
 	if c.Control != "" {
-		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version}
+		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version, Tier: c.Tier, CapacityBps: c.CapacityMbps * 1e6, Weight: c.Weight, MaxConnections: int64(c.MaxConns)}
+		if c.Disk != "" {
+			cfg.DiskSize = int64(c.DiskSize)
+		}
+		if consul != nil {
+			cfg.Registry = consul
+		}
 		if cfg.PublicURL == "" {
 			scheme := "http://"
 			if conns.TLS != nil {

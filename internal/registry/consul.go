@@ -39,13 +39,18 @@ const (
 	reap = time.Hour
 )
 
-// ConsulConfig says where the local agent is. Files are PEM.
+// ConsulConfig says where the local agent is.
 type ConsulConfig struct {
-	URL       string // consul://host:port or consul+tls://host:port, with ?datacenter=, ?namespace=, ?partition=
-	TokenFile string // ACL token; empty: none
-	CAFile    string // of the agent's certificate; empty: the system's
-	CertFile  string // of this client; empty: none
-	KeyFile   string
+	URL string // consul://host:port or consul+tls://host:port, with ?datacenter=, ?namespace=, ?partition=
+	Files
+}
+
+// Files prove who talks to whom; certificates are PEM. Their tags are flags of the programs.
+type Files struct {
+	Token string `help:"File with the ACL token of the registry." name:"token-file" type:"path" placeholder:"FILE"`
+	CA    string `help:"Authority of the registry's certificate; default: the system's." name:"ca" type:"path" placeholder:"FILE"`
+	Cert  string `help:"Certificate shown to the registry." name:"cert" type:"path" placeholder:"FILE"`
+	Key   string `help:"Its key." name:"key" type:"path" placeholder:"FILE"`
 }
 
 // Consul is the registry in Consul: edges register with the agent of their machine, as a service with a TTL check and their
@@ -77,8 +82,8 @@ func OpenConsul(c ConsulConfig) (*Consul, error) {
 	}
 	if u.Scheme == "consul+tls" {
 		cfg.Scheme = "https"
-		cfg.TLSConfig = api.TLSConfig{Address: u.Hostname(), CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile}
-	} else if c.CAFile+c.CertFile+c.KeyFile != "" {
+		cfg.TLSConfig = api.TLSConfig{Address: u.Hostname(), CAFile: c.CA, CertFile: c.Cert, KeyFile: c.Key}
+	} else if c.CA+c.Cert+c.Key != "" {
 		return nil, fmt.Errorf("registry %q: certificates need consul+tls://: %w", c.URL, media.ErrInvalid)
 	}
 	for name, v := range u.Query() {
@@ -93,8 +98,8 @@ func OpenConsul(c ConsulConfig) (*Consul, error) {
 			return nil, fmt.Errorf("registry %q: %s is not known: %w", c.URL, name, media.ErrInvalid)
 		}
 	}
-	if c.TokenFile != "" {
-		b, err := os.ReadFile(c.TokenFile)
+	if c.Token != "" {
+		b, err := os.ReadFile(c.Token)
 		if err != nil {
 			return nil, fmt.Errorf("ACL token of the registry: %w: %w", media.ErrInvalid, err)
 		}

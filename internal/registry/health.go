@@ -66,7 +66,7 @@ type Health struct {
 	outsider map[string]Entry
 	listed   map[string]bool // whom the outside registry has had
 	probes   map[string]*probing
-	clocks   map[string][]clockSample
+	clocks   map[string][]time.Duration
 	verdicts []Verdict
 	nodes    []geo.Node
 	judged   time.Time
@@ -82,8 +82,6 @@ type probing struct {
 	err  string
 }
 
-type clockSample struct{ skew, trip time.Duration }
-
 // NewHealth returns one that watches the heartbeats in beats.
 func NewHealth(cfg HealthConfig, beats *Memory) *Health {
 	if cfg.Probe == nil {
@@ -93,7 +91,7 @@ func NewHealth(cfg HealthConfig, beats *Memory) *Health {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Health{cfg: cfg, beats: beats, judge: NewJudge(cfg.Rules), members: map[string]Member{}, known: map[string]Known{}, listed: map[string]bool{},
-		probes: map[string]*probing{}, clocks: map[string][]clockSample{}}
+		probes: map[string]*probing{}, clocks: map[string][]time.Duration{}}
 }
 
 // SetMembers replaces the edges that there are.
@@ -147,15 +145,12 @@ func (h *Health) Heard(m Member, b Beat, at time.Time) {
 	h.beats.announce(b, at)
 }
 
-// Clock notes what a heartbeat says of the clock of its sender: clock is what it showed when the heartbeat was sent, trip
-// the round trip of the one before; zero: not known.
-func (h *Health) Clock(id string, clock, now time.Time, trip time.Duration) {
+// Clock notes by how much the clock of a node is ahead of ours, as one heartbeat has it: what it showed when it was sent,
+// plus half a round trip, minus our time.
+func (h *Health) Clock(id string, ahead time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if trip < 0 || trip > time.Minute {
-		trip = 0
-	}
-	s := append(h.clocks[id], clockSample{clock.Sub(now) + trip/2, trip})
+	s := append(h.clocks[id], ahead)
 	h.clocks[id] = s[max(0, len(s)-maxSamples):]
 }
 
@@ -166,7 +161,7 @@ func (h *Health) skew(id string) (skew time.Duration, ok bool) {
 	if len(s) == 0 {
 		return 0, false
 	}
-	return slices.MaxFunc(s, func(a, b clockSample) int { return int(a.skew - b.skew) }).skew, true
+	return slices.Max(s), true
 }
 
 // Outside takes what another registry says.
@@ -210,8 +205,8 @@ func (h *Health) OutsideAge(now time.Time) (age time.Duration, ok bool) {
 
 // Condition is all that is known of a member.
 type Condition struct {
-	Member
-	Verdict
+	Member  Member
+	Verdict Verdict
 	Beat    Beat
 	Heard   time.Time // last heartbeat; zero: none
 	Known   time.Time // last known good of an earlier life; zero: none, or it is heard again
@@ -454,14 +449,14 @@ func (h *Health) probe(ctx context.Context, d dueProbe) {
 func (h *Health) LastKnown(now time.Time) []Known {
 	var out []Known
 	for _, c := range h.Conditions(now) {
-		if !c.Up || c.Beat.ID == "" {
+		if !c.Verdict.Up || c.Beat.ID == "" {
 			continue
 		}
 		k := Known{c.Beat, c.Heard}
 		if k.At.IsZero() {
 			k.At = c.Known
 		}
-		if c.Probe == Up && c.ProbeAt.After(k.At) {
+		if c.Verdict.Probe == Up && c.ProbeAt.After(k.At) {
 			k.At = c.ProbeAt
 		}
 		out = append(out, k)
