@@ -75,7 +75,7 @@ func OpenConsul(c ConsulConfig) (*Consul, error) {
 	if err != nil || u.Host == "" || u.Scheme != "consul" && u.Scheme != "consul+tls" || strings.Trim(u.Path, "/") != "" || u.User != nil {
 		return nil, fmt.Errorf("registry %q: want consul://host:port or consul+tls://host:port: %w", c.URL, media.ErrInvalid)
 	}
-	// Not api.DefaultConfig: that reads the environment.
+	// What is empty here, the client takes from the variables that all of Consul's tools read (CONSUL_HTTP_TOKEN, CONSUL_CACERT, …).
 	cfg := &api.Config{Address: u.Host, Scheme: "http", Transport: &http.Transport{MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: consulCall}}
 	if u.Port() == "" {
 		cfg.Address += ":8500"

@@ -112,8 +112,12 @@ func (r Rules) withDefaults() Rules {
 	return r
 }
 
-// probeFresh is how long the result of a probe is an opinion: a node that is in doubt is probed twice a second.
-const probeFresh = 2500 * time.Millisecond
+// probeFresh is how long the result of a probe is an opinion: a node that is in doubt is probed twice a second. probeStale is
+// how long it is beside a fresh heartbeat: probes are rare then.
+const (
+	probeFresh = 2500 * time.Millisecond
+	probeStale = 9 * time.Second
+)
 
 // patience is how long a node that is doubted waits for its first probe.
 const patience = 1500 * time.Millisecond
@@ -194,7 +198,11 @@ func (j *Judge) weigh(now time.Time, e *Evidence, anybody bool) Verdict {
 	case age >= DeadAfter:
 		v.Beat = Down
 	}
-	if p := e.Probe; !p.At.IsZero() && now.Sub(p.At) < probeFresh {
+	fresh := probeFresh
+	if v.Beat == Up {
+		fresh = probeStale
+	}
+	if p := e.Probe; !p.At.IsZero() && now.Sub(p.At) < fresh {
 		switch {
 		case p.OK:
 			v.Probe = Up
@@ -252,10 +260,12 @@ func (j *Judge) doubt(now time.Time, all []Evidence, out []Verdict) {
 		if out[i].Beat == Up {
 			heard++
 		}
-		if p := all[i].Probe; !p.At.IsZero() && now.Sub(p.At) < probeFresh && (p.OK || p.Certain) {
-			answered++
-		} else if !p.At.IsZero() && p.Reached {
-			silent++
+		if p := all[i].Probe; !p.At.IsZero() && now.Sub(p.At) < probeFresh {
+			if p.OK || p.Certain {
+				answered++
+			} else if p.Reached {
+				silent++
+			}
 		}
 		if !recent(i) {
 			continue
@@ -301,7 +311,7 @@ func (j *Judge) doubt(now time.Time, all []Evidence, out []Verdict) {
 		}
 		v.Doubted = true
 		p := all[i].Probe
-		probed := !p.At.IsZero() && !p.At.Before(r.doubted.Add(-time.Second)) // it was probed since its heartbeat was late
+		probed := !p.At.IsZero() && !p.OK && now.Sub(p.At) < probeFresh || p.At.After(r.doubted)
 		if v.Players != Down && !probed && now.Sub(r.doubted) < patience && r.alive {
 			v.alive = true
 		}
