@@ -28,7 +28,7 @@ var allowed = map[string][]string{
 	"media/dash":        {"media"},
 	"media/cat":         {"media"},
 	"controlplane/api":  {"media"},
-	"internal/registry": {"geo", "media"},
+	"internal/registry": {"geo", "media", "internal/registry"},
 	// 2: services
 	"edge/fleet":            {"edge", "geo", "media/cat", "controlplane/api", "internal/registry", "internal/serve"},
 	"edge":                  {"media", "media/cat", "edge/policy", "edge/cmcd", "edge", "controlplane/api", "internal/serve"},

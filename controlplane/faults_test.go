@@ -513,7 +513,15 @@ func TestControlPlaneAway(t *testing.T) {
 	mu.Unlock()
 	back := time.Now()
 	down.Store(false)
-	took := within(t, 30*time.Second, "all edges are back", func() bool { return healthy() == fleetSize })
+	took := within(t, 30*time.Second, "all edges are heard again", func() bool {
+		n := 0
+		for _, e := range s.edges() {
+			if e.Opinions.Heartbeat == "up" && e.State == "healthy" {
+				n++
+			}
+		}
+		return n == fleetSize
+	})
 	time.Sleep(12 * time.Second) // more than the longest pause
 	mu.Lock()
 	var bins [120]int
@@ -531,7 +539,7 @@ func TestControlPlaneAway(t *testing.T) {
 		}
 		second = max(second, n)
 	}
-	t.Logf("usual %.0f requests/s; after the return at most %d in 0.1 s and %d in 1 s; all edges healthy after %v", usual, slices.Max(bins[:]), second, took.Round(time.Millisecond))
+	t.Logf("usual %.0f requests/s; after the return at most %d in 0.1 s and %d in 1 s; all edges heard after %v", usual, slices.Max(bins[:]), second, took.Round(time.Millisecond))
 	// Every edge has three things to ask: heartbeat, configuration, purges. Without jitter all 150 come within a moment.
 	if slices.Max(bins[:]) > fleetSize/2 || second > 3*fleetSize/2 {
 		t.Errorf("a stampede: %v", bins)
@@ -550,7 +558,7 @@ func TestControlPlaneAway(t *testing.T) {
 }
 
 // TestLastKnownAndClocks: a control plane that begins anew sends players to the edges that were good; an edge with a wrong
-// clock is told from the others; a database that is away takes no edge out.
+// clock is told from the others.
 func TestLastKnownAndClocks(t *testing.T) {
 	database := "sqlite:" + t.TempDir() + "/segue.db"
 	alive := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -590,6 +598,41 @@ func TestLastKnownAndClocks(t *testing.T) {
 		within(t, 5*time.Second, "probes find who is there", func() bool { return s.edges()["e0"].Opinions.Probe == "up" })
 		within(t, 5*time.Second, "and who is not", func() bool { return s.edges()["e1"].State == "dead" })
 	})
+}
+
+// TestDatabaseAway: heartbeats count while SQL says nothing, and an edge that falls silent goes all the same.
+func TestDatabaseAway(t *testing.T) {
+	at, err := url.Parse(testenv.Postgres(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	way := newWire(t, at.Host)
+	at.Host = way.addr()
+	s := newServerWith(t, at.String(), "", func(*controlplane.Config) {})
+	t.Cleanup(func() { way.sever(false) })
+	one, two := s.join("e0", "eu", "http://e0.example", 52, 5), s.join("e1", "eu", "http://e1.example", 52, 5)
+	_ = two // says no more
+	edge := one.client(t, s)
+	beat := func() {
+		call[api.HeartbeatReply](t, edge, "POST", "/v1/fleet/heartbeat", api.Heartbeat{URL: "http://e0.example", At: time.Now()})
+	}
+	to := func() string {
+		r, _ := get(t, s.URL+"/r/news/a")
+		return r.Header.Get("Location")
+	}
+	beat()
+	way.sever(true)
+	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); {
+		beat()
+		if left := time.Until(end); left < 4*time.Second && to() != "http://e0.example/news/a" {
+			t.Fatalf("sent to %q", to())
+		}
+	}
+	way.sever(false)
+	within(t, 20*time.Second, "the database is back", func() bool { beat(); return s.admin.Call(t.Context(), "GET", "/v1/admin/edges", nil, nil) == nil })
+	if got := s.states(); got != "e0 healthy, e1 dead" {
+		t.Error(got)
+	}
 }
 
 // TestLiarsAndComplaints: what listeners say counts when they are several, and never against an edge that we reach.

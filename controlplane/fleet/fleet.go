@@ -176,9 +176,11 @@ func checkURL(raw string) error {
 // Verify reads the JWT that an edge signed and returns the edge's id. Errors: media.ErrNoAccess.
 func (s *Service) Verify(ctx context.Context, token string) (string, error) {
 	var c jwt.RegisteredClaims
+	qctx, cancel := context.WithTimeout(ctx, lookFor)
+	defer cancel()
 	_, err := jwt.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
 		var key string
-		if err := s.db.QueryRowContext(ctx, `SELECT public_key FROM edges WHERE id = $1`, c.Issuer).Scan(&key); err != nil {
+		if err := s.db.QueryRowContext(qctx, `SELECT public_key FROM edges WHERE id = $1`, c.Issuer).Scan(&key); err != nil {
 			return s.keyWithoutDatabase(c.Issuer, err)
 		}
 		b, err := base64.StdEncoding.DecodeString(key)

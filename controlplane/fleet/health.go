@@ -25,6 +25,9 @@ const (
 	// time from our answers, and signs with that: its heartbeats still say what its clock shows.
 	clockLeeway = 5 * time.Second
 
+	// lookFor is how long a database may take to say who an edge is, before what it said last is good enough.
+	lookFor = 700 * time.Millisecond
+
 	membersEvery = time.Second      // how often the edges that there are, and who drains, are read
 	saveEvery    = 10 * time.Second // how often the last known is written, give or take a half
 )
@@ -50,7 +53,9 @@ func (s *Service) scanMember(row interface{ Scan(...any) error }) (m registry.Me
 
 // member is an edge, as SQL says now, or as it said last when it does not answer: an edge must not die of our database.
 func (s *Service) member(ctx context.Context, id string) (registry.Member, error) {
-	m, err := s.scanMember(s.db.QueryRowContext(ctx, memberRows+` WHERE e.id = $1`, id))
+	qctx, cancel := context.WithTimeout(ctx, lookFor)
+	defer cancel()
+	m, err := s.scanMember(s.db.QueryRowContext(qctx, memberRows+` WHERE e.id = $1`, id))
 	if errors.Is(err, sql.ErrNoRows) {
 		return m, fmt.Errorf("edge %s: %w", id, media.ErrNotFound)
 	} else if err != nil {
