@@ -112,8 +112,8 @@ func TestStatsAndRecommendations(t *testing.T) {
 	other := newServerWith(t, database, ch.URL(), func(c *controlplane.Config) { c.Replica = "two"; c.Listen = testenv.Addr(t) })
 	sess := call[api.Session](t, other.client(""), "POST", "/v1/sessions", api.NewSession{Email: "ada@example.org", Password: "correct horse", Device: api.Device{Type: "cli", Name: "test"}})
 	again := other.client(sess.AccessToken)
-	if r := call[api.Recap](t, again, "GET", "/v1/stats/me", nil); !r.Stale || r.Plays != 1 || r.AsOf.IsZero() || r.AsOf.After(before.AsOf) {
-		t.Errorf("%+v, want that of %v, stale", r, before.AsOf)
+	if r := call[api.Recap](t, again, "GET", "/v1/stats/me", nil); !r.Stale || r.Plays != 1 || r.AsOf.AsOf.IsZero() || r.AsOf.AsOf.After(before.AsOf.AsOf) {
+		t.Errorf("%+v, want that of %v, stale", r, before.AsOf.AsOf)
 	}
 	refused(t, again, "GET", "/v1/stats/me?period=year", nil, 503, "no-play-logs")
 	call[api.Home](t, again, "GET", "/v1/me/home", nil)

@@ -79,7 +79,7 @@ func TestStrictCountry(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			_, err = admin.PutRegion(t.Context(), "eu", api.NewRegion{Latitude: 52, Longitude: 5})
+			_, _, err = admin.PutRegion(t.Context(), "eu", api.NewRegion{Latitude: 52, Longitude: 5}, "", api.PutRegionOptions{IfNoneMatch: "*"})
 			must(err)
 			token, err := admin.NewJoinToken(t.Context(), api.NewJoinToken{Region: "eu"})
 			must(err)

@@ -88,7 +88,7 @@ func get[T any](t *testing.T, c *api.Client, path string) (out T) {
 	return out
 }
 
-func until(t *testing.T, what string, f func() bool) {
+func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for end := time.Now().Add(60 * time.Second); !f(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -146,7 +146,7 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	var played api.Track
-	until(t, "the song is there", func() bool {
+	eventually(t, "the song is there", func() bool {
 		for _, k := range get[api.SearchResult](t, user, "/v1/search?q=victory&type=track").Tracks {
 			if len(k.Renditions) > 0 {
 				played = k
@@ -155,7 +155,7 @@ func TestBackupAndRestore(t *testing.T) {
 		return played.ID != ""
 	})
 	var play api.Playback
-	until(t, "the edge is there", func() bool {
+	eventually(t, "the edge is there", func() bool {
 		return user.Call(t.Context(), http.MethodPost, "/v1/playback", api.NewPlayback{TrackID: played.ID}, &play) == nil
 	})
 
@@ -188,7 +188,7 @@ func TestBackupAndRestore(t *testing.T) {
 			mu.Unlock()
 		}
 	})
-	until(t, "some are written", func() bool { mu.Lock(); defer mu.Unlock(); return items > 20 })
+	eventually(t, "some are written", func() bool { mu.Lock(); defer mu.Unlock(); return items > 20 })
 	file := filepath.Join(work, "backup.tar.zst")
 	mu.Lock()
 	sure, sureItems := len(events), items
@@ -233,12 +233,12 @@ func TestBackupAndRestore(t *testing.T) {
 	if p := get[api.Playlist](t, again, "/v1/playlists/"+busy.ID); p.TrackCount < sureItems {
 		t.Errorf("%d items of %d", p.TrackCount, sureItems)
 	}
-	until(t, "search", func() bool {
+	eventually(t, "search", func() bool {
 		return len(get[api.SearchResult](t, again, "/v1/search?type=track&q="+url.QueryEscape(tracks[0].Title)).Tracks) > 0
 	})
 	for _, what := range []string{play.FileURL, ""} { // a token from before, and a new one, at the edge of before
 		if what == "" {
-			until(t, "the edge is back", func() bool {
+			eventually(t, "the edge is back", func() bool {
 				return again.Call(t.Context(), http.MethodPost, "/v1/playback", api.NewPlayback{TrackID: played.ID}, &play) == nil
 			})
 			what = play.FileURL
@@ -248,7 +248,7 @@ func TestBackupAndRestore(t *testing.T) {
 			t.Fatal(err)
 		}
 		u.Host = strings.TrimPrefix(second.creds.Edges[0].URL, "http://")
-		until(t, "media are served", func() bool {
+		eventually(t, "media are served", func() bool {
 			resp, err := http.Get(u.String())
 			if err != nil {
 				return false
@@ -268,7 +268,7 @@ func TestBackupAndRestore(t *testing.T) {
 		n, _ := strconv.Atoi(strings.TrimSpace(string(out)))
 		return n
 	}
-	until(t, "events in ClickHouse", func() bool {
+	eventually(t, "events in ClickHouse", func() bool {
 		return count(`SELECT count() FROM play_events FINAL WHERE event_id IN ('`+strings.Join(want, "','")+`')`) == len(want)
 	})
 	_ = second.cmd.Process.Signal(os.Interrupt)

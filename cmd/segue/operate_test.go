@@ -82,7 +82,7 @@ func TestReindexVerifyRevoke(t *testing.T) {
 			t.Errorf("%s: %v", command, err)
 		}
 	}
-	until(t, "the index has followed the import", func() bool {
+	eventually(t, "the index has followed the import", func() bool {
 		x := get[api.SearchIndex](t, admin, "/v1/admin/search")
 		return x.State == "ready" && x.Documents["track"] == 200
 	})

@@ -458,6 +458,15 @@ func (c *Client) DropArtists(ctx context.Context, id string) (err error) {
 	return err
 }
 
+// DropDeadletter: Give one up for good.
+//
+//	DELETE /v1/admin/deadletters/{id}
+func (c *Client) DropDeadletter(ctx context.Context, id int64) (err error) {
+	r := request{method: http.MethodDelete, path: "/v1/admin/deadletters/" + url.PathEscape(fmt.Sprint(id)), in: nil, out: nil, keyed: false}
+	_, err = c.do(ctx, r)
+	return err
+}
+
 // DropPlaylist: Unfollow, decline an invitation, or leave.
 //
 //	DELETE /v1/me/library/playlists/{id}
@@ -729,6 +738,15 @@ func (c *Client) GetArtist(ctx context.Context, id string) (out Artist, err erro
 	return out, err
 }
 
+// GetDeadletter: One of them, with what is in it.
+//
+//	GET /v1/admin/deadletters/{id}
+func (c *Client) GetDeadletter(ctx context.Context, id int64) (out DeadLetter, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/deadletters/" + url.PathEscape(fmt.Sprint(id)), in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // GetGenre: One genre.
 //
 //	GET /v1/genres/{id}
@@ -855,6 +873,15 @@ func (c *Client) GetSteeringPolicy(ctx context.Context, name string) (out Steeri
 	return out, etag, err
 }
 
+// GetTaste: What one says about recommendations.
+//
+//	GET /v1/me/taste
+func (c *Client) GetTaste(ctx context.Context) (out Taste, err error) {
+	r := request{method: http.MethodGet, path: "/v1/me/taste", in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // GetTrack: One track, with its credits.
 //
 //	GET /v1/tracks/{id}
@@ -924,6 +951,15 @@ func (c *Client) HasUser(ctx context.Context, id string) (err error) {
 //	POST /v1/fleet/heartbeat
 func (c *Client) Heartbeat(ctx context.Context, in Heartbeat) (out HeartbeatReply, err error) {
 	r := request{method: http.MethodPost, path: "/v1/fleet/heartbeat", in: in, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// Home: The home feed.
+//
+//	GET /v1/me/home
+func (c *Client) Home(ctx context.Context) (out Home, err error) {
+	r := request{method: http.MethodGet, path: "/v1/me/home", in: nil, out: &out, keyed: false}
 	_, err = c.do(ctx, r)
 	return out, err
 }
@@ -1096,6 +1132,23 @@ type ListArtistsOptions struct {
 //	GET /v1/artists
 func (c *Client) ListArtists(ctx context.Context, opts ListArtistsOptions) (out Page[Artist], err error) {
 	r := request{method: http.MethodGet, path: "/v1/artists", in: nil, out: &out, keyed: false}
+	r.query("cursor", opts.Cursor)
+	r.query("limit", opts.Limit)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// ListDeadlettersOptions are what ListDeadletters may be asked for besides; zero values are left out.
+type ListDeadlettersOptions struct {
+	Cursor int64
+	Limit  int
+}
+
+// ListDeadletters: Messages of the play logs that can never be stored.
+//
+//	GET /v1/admin/deadletters
+func (c *Client) ListDeadletters(ctx context.Context, opts ListDeadlettersOptions) (out Page[DeadLetter], err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/deadletters", in: nil, out: &out, keyed: false}
 	r.query("cursor", opts.Cursor)
 	r.query("limit", opts.Limit)
 	_, err = c.do(ctx, r)
@@ -1532,6 +1585,15 @@ func (c *Client) Me(ctx context.Context) (out User, err error) {
 //	POST /v1/admin/artists/{id}/merge
 func (c *Client) MergeArtist(ctx context.Context, id string, in ArtistMerge) (out Artist, err error) {
 	r := request{method: http.MethodPost, path: "/v1/admin/artists/" + url.PathEscape(id) + "/merge", in: in, out: &out, keyed: true}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// Mixes: The mixes of this week.
+//
+//	GET /v1/me/mixes
+func (c *Client) Mixes(ctx context.Context) (out Mixes, err error) {
+	r := request{method: http.MethodGet, path: "/v1/me/mixes", in: nil, out: &out, keyed: false}
 	_, err = c.do(ctx, r)
 	return out, err
 }
@@ -2009,6 +2071,23 @@ func (c *Client) Queue(ctx context.Context, opts QueueOptions) (out Queue, etag 
 	return out, etag, err
 }
 
+// RadioOptions are what Radio may be asked for besides; zero values are left out.
+type RadioOptions struct {
+	Limit   int
+	Exclude []string // ids of tracks, with commas between
+}
+
+// Radio: What comes next in a radio of a track or an artist.
+//
+//	GET /v1/me/radio/{id}
+func (c *Client) Radio(ctx context.Context, id string, opts RadioOptions) (out Radio, err error) {
+	r := request{method: http.MethodGet, path: "/v1/me/radio/" + url.PathEscape(id), in: nil, out: &out, keyed: false}
+	r.query("limit", opts.Limit)
+	r.query("exclude", opts.Exclude)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // RebuildSearch: Make the search index of this replica anew.
 //
 //	POST /v1/admin/search/rebuild
@@ -2031,6 +2110,15 @@ func (c *Client) RecentlyPlayed(ctx context.Context, opts RecentlyPlayedOptions)
 	r := request{method: http.MethodGet, path: "/v1/me/recently-played", in: nil, out: &out, keyed: false}
 	r.query("cursor", opts.Cursor)
 	r.query("limit", opts.Limit)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// RecommendModel: What the recommendations of this replica rest on.
+//
+//	GET /v1/admin/recommendations
+func (c *Client) RecommendModel(ctx context.Context) (out RecommendModel, err error) {
+	r := request{method: http.MethodGet, path: "/v1/admin/recommendations", in: nil, out: &out, keyed: false}
 	_, err = c.do(ctx, r)
 	return out, err
 }
@@ -2170,6 +2258,15 @@ func (c *Client) RenewPlayback(ctx context.Context, playID string, in RenewPlayb
 	r := request{method: http.MethodPost, path: "/v1/playback/" + url.PathEscape(playID) + "/renew", in: in, out: &out, keyed: false}
 	_, err = c.do(ctx, r)
 	return out, err
+}
+
+// ReplayDeadletter: Try again to store one.
+//
+//	POST /v1/admin/deadletters/{id}/replay
+func (c *Client) ReplayDeadletter(ctx context.Context, id int64) (err error) {
+	r := request{method: http.MethodPost, path: "/v1/admin/deadletters/" + url.PathEscape(fmt.Sprint(id)) + "/replay", in: nil, out: nil, keyed: true}
+	_, err = c.do(ctx, r)
+	return err
 }
 
 // ReportState: Say what this device plays.
@@ -2326,6 +2423,15 @@ func (c *Client) SetPrivacy(ctx context.Context, in PrivacyChange) (out Privacy,
 	return out, err
 }
 
+// SetTaste: Choose genres, or no personalisation.
+//
+//	PATCH /v1/me/taste
+func (c *Client) SetTaste(ctx context.Context, in TasteChange) (out Taste, err error) {
+	r := request{method: http.MethodPatch, path: "/v1/me/taste", in: in, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // SignIn: Sign in on a device.
 //
 //	POST /v1/sessions
@@ -2362,11 +2468,92 @@ func (c *Client) SignUp(ctx context.Context, in NewUser) (out User, err error) {
 	return out, err
 }
 
+// SimilarTracksOptions are what SimilarTracks may be asked for besides; zero values are left out.
+type SimilarTracksOptions struct {
+	Limit int
+}
+
+// SimilarTracks: What goes with a track.
+//
+//	GET /v1/tracks/{id}/similar
+func (c *Client) SimilarTracks(ctx context.Context, id string, opts SimilarTracksOptions) (out Similar, err error) {
+	r := request{method: http.MethodGet, path: "/v1/tracks/" + url.PathEscape(id) + "/similar", in: nil, out: &out, keyed: false}
+	r.query("limit", opts.Limit)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
 // Social: How many follow a public profile.
 //
 //	GET /v1/users/{id}/social
 func (c *Client) Social(ctx context.Context, id string) (out Social, err error) {
 	r := request{method: http.MethodGet, path: "/v1/users/" + url.PathEscape(id) + "/social", in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// Sql: Ask ClickHouse.
+//
+//	POST /v1/admin/sql
+func (c *Client) Sql(ctx context.Context, in Question) (out Table, err error) {
+	r := request{method: http.MethodPost, path: "/v1/admin/sql", in: in, out: &out, keyed: true}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// StatsArtist: What is heard of an artist.
+//
+//	GET /v1/stats/artists/{id}
+func (c *Client) StatsArtist(ctx context.Context, id string) (out ArtistStats, err error) {
+	r := request{method: http.MethodGet, path: "/v1/stats/artists/" + url.PathEscape(id), in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// StatsChartOptions are what StatsChart may be asked for besides; zero values are left out.
+type StatsChartOptions struct {
+	Week string // ISO 8601: 2026-W48; default: the last whole one
+}
+
+// StatsChart: The 100 most heard tracks of a country and a week.
+//
+//	GET /v1/stats/charts/{country}
+func (c *Client) StatsChart(ctx context.Context, country string, opts StatsChartOptions) (out Chart, err error) {
+	r := request{method: http.MethodGet, path: "/v1/stats/charts/" + url.PathEscape(country), in: nil, out: &out, keyed: false}
+	r.query("week", opts.Week)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// StatsMeOptions are what StatsMe may be asked for besides; zero values are left out.
+type StatsMeOptions struct {
+	Period string // the last 7, 30 or 365 days, or as long as play logs are kept
+}
+
+// StatsMe: What one heard.
+//
+//	GET /v1/stats/me
+func (c *Client) StatsMe(ctx context.Context, opts StatsMeOptions) (out Recap, err error) {
+	r := request{method: http.MethodGet, path: "/v1/stats/me", in: nil, out: &out, keyed: false}
+	r.query("period", opts.Period)
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// StatsTrack: What is heard of a track.
+//
+//	GET /v1/stats/tracks/{id}
+func (c *Client) StatsTrack(ctx context.Context, id string) (out TrackStats, err error) {
+	r := request{method: http.MethodGet, path: "/v1/stats/tracks/" + url.PathEscape(id), in: nil, out: &out, keyed: false}
+	_, err = c.do(ctx, r)
+	return out, err
+}
+
+// TrainRecommendations: Learn now.
+//
+//	POST /v1/admin/recommendations/train
+func (c *Client) TrainRecommendations(ctx context.Context, in NewTraining) (out RecommendModel, err error) {
+	r := request{method: http.MethodPost, path: "/v1/admin/recommendations/train", in: in, out: &out, keyed: true}
 	_, err = c.do(ctx, r)
 	return out, err
 }
