@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"controlplane/api/edgelog": {},
 	"internal/registry":        {"geo", "media", "internal/registry"},
 	// 2: services
-	"edge/fleet":             {"edge", "geo", "media/cat", "controlplane/api", "controlplane/api/edgelog", "internal/registry", "internal/serve"},
+	"edge/fleet":             {"edge", "geo", "media", "media/cat", "controlplane/api", "controlplane/api/edgelog", "internal/registry", "internal/serve"},
 	"edge":                   {"media", "media/cat", "edge/policy", "edge/cmcd", "edge", "controlplane/api", "controlplane/api/edgelog", "internal/serve"},
 	"origin":                 {"media", "origin", "internal/serve"},
 	"packager":               {"media", "media/hls", "media/dash", "packager", "internal/serve"},
