@@ -46,7 +46,7 @@ var allowed = map[string][]string{
 	"controlplane/library":   {"media", "controlplane/api", "controlplane/store"},
 	"controlplane/player":    {"media", "controlplane/api", "controlplane/store"},
 	"controlplane/offline":   {"media", "media/cat", "controlplane/api", "controlplane/store"},
-	"controlplane/recommend": {"media", "controlplane/api", "controlplane/store"},
+	"controlplane/recommend": {"controlplane/recommend", "media", "controlplane/api", "controlplane/store"},
 	"controlplane/stats":     {"media", "controlplane/api", "controlplane/store"},
 	"controlplane/pictures":  {"media", "controlplane/store"},
 	"controlplane/steer":     {"media", "media/hls", "media/dash", "media/cat", "geo"},
