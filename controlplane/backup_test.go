@@ -14,6 +14,7 @@ import (
 
 	"segue/controlplane"
 	"segue/controlplane/api"
+	"segue/controlplane/plays"
 	"segue/internal/eventlog"
 	"segue/internal/testenv"
 	"segue/media"
@@ -115,7 +116,13 @@ func TestPostgresBackup(t *testing.T) {
 	}
 	defer log.Close()
 	times := map[string]int{}
-	if err := log.Export(t.Context(), "plays", func(m eventlog.Message) error { times[m.ID]++; return nil }); err != nil {
+	if err := log.Export(t.Context(), "plays", func(m eventlog.Message) error {
+		events, err := plays.Decode(m.Body)
+		for _, e := range events {
+			times[e.ID]++
+		}
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range append(sent, e.ID) {

@@ -126,6 +126,12 @@ func (d *door) behind(ctx *fasthttp.RequestCtx) bool {
 	return err == nil && n > d.metas.purges.fleet.Load()
 }
 
+// elsewhere reports whether a request comes from a peer that has another origin behind this route.
+func elsewhere(ctx *fasthttp.RequestCtx, r *Route) bool {
+	field := ctx.Request.Header.Peek(routedTo)
+	return len(field) > 0 && (r.http() == nil || r.http().name != string(field))
+}
+
 // target is what a URL names; key and token may be borrowed.
 type target struct {
 	route *Route
@@ -179,7 +185,7 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 	d.requests.Add(1)
 	t, err := d.locate(raw)
 	play := ""
-	if err == nil && d.behind(ctx) {
+	if err == nil && (d.behind(ctx) || elsewhere(ctx, t.route)) {
 		err = media.ErrBusy
 	}
 	if err == nil && d.gate != nil && !t.route.Public && media.Key(t.key).Protected() && !d.peer(ctx) {

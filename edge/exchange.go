@@ -454,6 +454,6 @@ func (x *exchange) end() {
 }
 
 // hidden are request fields that end at this edge: they steer the cache or describe the player to it.
-var hidden = []string{"Host", "Content-Length", "Expect", "Cmcd-Request", "Cmcd-Object", "Cmcd-Status", "Cmcd-Session", "Segue-Peer", purgedTo}
+var hidden = []string{"Host", "Content-Length", "Expect", "Cmcd-Request", "Cmcd-Object", "Cmcd-Status", "Cmcd-Session", "Segue-Peer", purgedTo, routedTo}
 
 func endsHere(name string) bool { return slices.Contains(hidden, name) }

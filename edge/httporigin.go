@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 // HTTPOrigin is a plain HTTP server that the edge fronts as an RFC 9111 shared cache.
 type HTTPOrigin struct {
 	base   string       // scheme://host[:port][/path], no slash at the end
+	name   string       // what peers call it: a hash of base and host
 	host   string       // in requests; empty: the base's
 	header http.Header  // set in every request
 	client *http.Client // its connections are headFilters
@@ -63,7 +65,8 @@ func OpenHTTPOrigin(base string, opts HTTPOptions) (*HTTPOrigin, error) {
 			return &headFilter{Conn: c}, nil
 		}
 	}
-	return &HTTPOrigin{strings.TrimRight(base, "/"), opts.Host, opts.Header, &http.Client{CheckRedirect: asIs, Transport: filtered}, &http.Client{CheckRedirect: asIs, Transport: transport}}, nil
+	base = strings.TrimRight(base, "/")
+	return &HTTPOrigin{base, strconv.FormatUint(seed(base+" "+opts.Host), 36), opts.Host, opts.Header, &http.Client{CheckRedirect: asIs, Transport: filtered}, &http.Client{CheckRedirect: asIs, Transport: transport}}, nil
 }
 
 // send passes a request on for a key, which is a path with its query, and returns what comes back as it is. header

@@ -222,3 +222,29 @@ func besidePeer(t *testing.T, origin string, answer http.HandlerFunc) (base stri
 	e.SetPeers("self", private, []edge.Peer{{Name: "other", URL: other.URL, Key: public}})
 	return base, asked
 }
+
+// Edges of a region get a new release one after the other: one that has the new origin takes nothing from a peer that has the old.
+func TestPeersOfAnotherOriginDecline(t *testing.T) {
+	old, next := &site{}, &site{}
+	next.epoch.Store(1)
+	bases, edges, _, _ := httpFleet(t, 2, old)
+	origin := httptest.NewServer(next)
+	defer origin.Close()
+	for i := range 20 {
+		get(t, fmt.Sprint(bases[0], "/r/", i), "")
+	}
+	to, err := edge.NewHTTPOrigin(origin.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := edges[1].SetRoutes([]*edge.Route{{Prefix: "/r/", Origin: to}}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		path := fmt.Sprint("/r/", i)
+		want := next.body(fmt.Sprint("/", i)) // the prefix is the edge's
+		if _, got := get(t, bases[1]+path, ""); !bytes.Equal(got, want) {
+			t.Errorf("%s: from the old origin", path)
+		}
+	}
+}

@@ -83,6 +83,10 @@ const (
 	// purgedTo is a field of a peer's request: the last purge of the fleet that it has applied. Who has not come so far
 	// may hold the very bytes that were purged, and declines.
 	purgedTo = "Segue-Purged-To"
+
+	// routedTo is a field of a peer's request for a key of an HTTP origin: which origin that is. Releases of the fleet come to edges
+	// one after the other, and a peer that has another origin behind the same path declines.
+	routedTo = "Segue-Routed-To"
 )
 
 func newShield(below Source, alloc func(n int) *Block, loop string, purged func() int64, log *slog.Logger, m *metrics) *Shield {
@@ -244,6 +248,7 @@ func (s *Shield) parent(ctx context.Context, route *Route, key string, header ht
 			if err := s.introduce(h, r, p); err != nil {
 				return nil, err
 			}
+			h.Set(routedTo, route.http().name)
 			at := &HTTPOrigin{base: p.URL + strings.TrimSuffix(route.Prefix, "/"), client: p.client, bodies: p.client}
 			resp, err := at.send(ctx, http.MethodGet, key, h, nil)
 			if err != nil {
