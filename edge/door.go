@@ -126,10 +126,11 @@ func (d *door) behind(ctx *fasthttp.RequestCtx) bool {
 	return err == nil && n > d.metas.purges.fleet.Load()
 }
 
-// elsewhere reports whether a request comes from a peer that has another origin behind this route.
+// elsewhere reports whether a request comes from a peer that has another origin behind this route; nil: here is none, and that
+// is no answer to who has one.
 func elsewhere(ctx *fasthttp.RequestCtx, r *Route) bool {
 	field := ctx.Request.Header.Peek(routedTo)
-	return len(field) > 0 && (r.http() == nil || r.http().name != string(field))
+	return len(field) > 0 && (r == nil || r.http() == nil || r.http().name != string(field))
 }
 
 // target is what a URL names; key and token may be borrowed.
@@ -185,7 +186,7 @@ func (d *door) get(ctx *fasthttp.RequestCtx, raw string) {
 	d.requests.Add(1)
 	t, err := d.locate(raw)
 	play := ""
-	if err == nil && (d.behind(ctx) || elsewhere(ctx, t.route)) {
+	if err == nil && d.behind(ctx) || elsewhere(ctx, t.route) {
 		err = media.ErrBusy
 	}
 	if err == nil && d.gate != nil && !t.route.Public && media.Key(t.key).Protected() && !d.peer(ctx) {
