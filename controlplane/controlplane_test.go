@@ -299,7 +299,10 @@ func (m member) token(t *testing.T) string {
 
 func (s *server) join(name, region, url string, lat, lon float64) member {
 	s.t.Helper()
-	call[api.Region](s.t, s.admin, "PUT", "/v1/admin/regions/"+region, api.NewRegion{DisplayName: region, Latitude: lat, Longitude: lon})
+	_, _, err := s.admin.PutRegion(s.t.Context(), region, api.NewRegion{DisplayName: region, Latitude: lat, Longitude: lon}, "", api.PutRegionOptions{IfNoneMatch: "*"})
+	if p, ok := errors.AsType[*api.Problem](err); err != nil && !(ok && p.Status == 412) { // 412: it is there
+		s.t.Fatal(err)
+	}
 	token := call[api.JoinToken](s.t, s.admin, "POST", "/v1/admin/join-tokens", api.NewJoinToken{Region: region})
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

@@ -74,7 +74,7 @@ func TestStatsAndRecommendations(t *testing.T) {
 		"SELECT repeat('x', 1000000) FROM numbers(1000)"} {
 		refused(t, s.admin, "POST", "/v1/admin/sql", api.Question{SQL: bad}, 400, "invalid-request")
 	}
-	refused(t, ada, "POST", "/v1/admin/sql", api.Question{SQL: "SELECT 1"}, 403, "forbidden")
+	refused(t, ada, "POST", "/v1/admin/sql", api.Question{SQL: "SELECT 1"}, 401, "unauthenticated")
 
 	// The feed knows what was heard, and has a reason for all.
 	home := call[api.Home](t, ada, "GET", "/v1/me/home", nil)

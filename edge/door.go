@@ -126,8 +126,7 @@ func (d *door) behind(ctx *fasthttp.RequestCtx) bool {
 	return err == nil && n > d.metas.purges.fleet.Load()
 }
 
-// elsewhere reports whether a request comes from a peer that has another origin behind this route; nil: here is none, and that
-// is no answer to who has one.
+// elsewhere reports whether a request comes from a peer that has another origin behind this route, or one where there is none here.
 func elsewhere(ctx *fasthttp.RequestCtx, r *Route) bool {
 	field := ctx.Request.Header.Peek(routedTo)
 	return len(field) > 0 && (r == nil || r.http() == nil || r.http().name != string(field))

@@ -99,6 +99,9 @@ func answer[T any](ctx context.Context, s *Service, key, userID string, valid ti
 		*stamp(&out) = api.AsOf{AsOf: now}
 		return out, nil
 	}
+	if !errors.Is(err, ErrAway) {
+		s.log.Warn("play logs do not answer", "question", key, "err", err)
+	}
 	var body string
 	var at int64
 	if err := s.db.QueryRowContext(ctx, `SELECT body, as_of FROM stats_answers WHERE key = $1`, key).Scan(&body, &at); errors.Is(err, sql.ErrNoRows) {
@@ -304,7 +307,7 @@ func (s *Service) Artist(ctx context.Context, id string) (api.ArtistStats, error
 		err := s.ask.Rows(ctx, `SELECT track_id, any(title), any(artist), countIf(counted) AS n, sum(played_ms) FROM `+from+` GROUP BY track_id HAVING n > 0 ORDER BY n DESC, track_id LIMIT 10`, params, func(scan func(...any) error) error {
 			t := api.HeardTrack{ArtistID: a.ArtistID}
 			var n, ms uint64
-			err := scan(&t.TrackID, &t.Title, &t.Artist, &n, &ms)
+			err := scan((*string)(&t.TrackID), &t.Title, &t.Artist, &n, &ms) // the driver knows no named types
 			t.Plays, t.Minutes = int64(n), tenth(float64(ms)/60000)
 			a.TopTracks = append(a.TopTracks, t)
 			return err
@@ -443,7 +446,7 @@ func (s *Service) chart(ctx context.Context, country string, monday time.Time, a
 		map[string]string{"from": monday.Format(time.DateOnly) + " 00:00:00", "to": monday.AddDate(0, 0, 7).Format(time.DateOnly) + " 00:00:00", "country": country}, func(scan func(...any) error) error {
 			var e api.ChartEntry
 			var n uint64
-			err := scan(&e.TrackID, &e.Title, &e.ArtistID, &e.Artist, &n)
+			err := scan((*string)(&e.TrackID), &e.Title, (*string)(&e.ArtistID), &e.Artist, &n)
 			place++
 			e.Place, e.Plays = place, int64(n)
 			add(e)
