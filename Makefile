@@ -40,11 +40,12 @@ deps-up: # what `make up` needs
 	@tools/npm.sh tools/chdb .cache/chdb
 	@tools/npm.sh tools/geo .cache/geo
 
-deps: deps-up ## all that tests need: ffmpeg, music, PostgreSQL, Chromium, MinIO, npm packages
+deps: deps-up ## all that tests need: ffmpeg, music, PostgreSQL, Chromium, MinIO, Consul, npm packages
 	@tools/debian.sh tools/debian-test.txt
 	@tools/npm.sh web/e2e
 	@tools/npm.sh edge/testdata/publicsuite .cache/publicsuite
 	@tools/minio.sh
+	@tools/consul.sh
 
 clean: ## remove what was built; the data folder stays
 	rm -rf bin .cache web/node_modules web/e2e/node_modules web/dist/assets web/dist/*.html

@@ -29,8 +29,9 @@ var allowed = map[string][]string{
 	"media/cat":                {"media"},
 	"controlplane/api":         {"media"},
 	"controlplane/api/edgelog": {},
-	"internal/registry":        {"geo", "media"},
+	"internal/registry":        {"geo", "media", "internal/registry"},
 	// 2: services
+	"edge/fleet":             {"edge", "geo", "media", "media/cat", "controlplane/api", "controlplane/api/edgelog", "internal/registry", "internal/serve"},
 	"edge":                   {"media", "media/cat", "edge/policy", "edge/cmcd", "edge", "controlplane/api", "controlplane/api/edgelog", "internal/serve"},
 	"origin":                 {"media", "origin", "internal/serve"},
 	"packager":               {"media", "media/hls", "media/dash", "packager", "internal/serve"},
@@ -57,6 +58,7 @@ var allowed = map[string][]string{
 	"internal/testenv":  {"internal/serve", "internal/clickhouse"},
 	"cmd":               {"*"},
 	"tools/bench":       {"media", "controlplane/api", "controlplane/catalog/sample", "controlplane/store"},
+	"tools/consul":      {},
 	"tools/apigen":      {"controlplane", "origin/memstore"},
 }
 

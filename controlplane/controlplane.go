@@ -61,9 +61,11 @@ type Config struct {
 	GeoASN      string // MMDB file of autonomous systems; empty: none
 	GeoRules    string // file of own rules, see geo.Rules; empty: none
 	Steering    geo.Policy
-	DNSListen   string // host:port, UDP and TCP; empty: no DNS responder
-	DNSZone     string // file of the zone, see steer.Zone
-	PublicURL   string // scheme://host of the control plane in what players get; empty: the one they reached
+	DNSListen   string                // host:port, UDP and TCP; empty: no DNS responder
+	DNSZone     string                // file of the zone, see steer.Zone
+	PublicURL   string                // scheme://host of the control plane in what players get; empty: the one they reached
+	Registry    registry.ConsulConfig // beside heartbeats; without URL: none
+	Health      registry.Rules        // how edges are judged; the zero value is the default
 	Home        geo.Place
 	Playback    playback.Config
 	PerSecond   float64 // requests of one address or account; 0: 100, negative: no limit
@@ -100,6 +102,8 @@ type ControlPlane struct {
 	playlist   *playlist.Service
 	offline    *offline.Service
 	fleet      *fleet.Service
+	health     *registry.Health
+	consul     *registry.Consul // nil: none
 	library    *library.Service
 	player     *player.Service
 	steer      *steer.Service
@@ -208,10 +212,11 @@ func Open(ctx context.Context, cfg Config, objects Objects, log *slog.Logger, re
 	if err = cp.catalog.Upgrade(ctx); err != nil {
 		return nil, err
 	}
-	nodes := &registry.Memory{}
-	cp.fleet = fleet.New(cp.db, nodes, cp.verifyKeys)
+	if err = cp.openHealth(reg); err != nil {
+		return nil, err
+	}
 	cp.fleet.Steering = cfg.Steering
-	if err = errors.Join(cp.fleet.NumberRevoked(ctx), cp.fleet.Upgrade(ctx)); err != nil {
+	if err = errors.Join(cp.fleet.NumberRevoked(ctx), cp.fleet.Upgrade(ctx), cp.fleet.ReadHealth(ctx)); err != nil {
 		return nil, err
 	}
 	cp.tokens.Known = cp.fleet.Known
@@ -415,6 +420,7 @@ func (cp *ControlPlane) Run(ctx context.Context, ready func()) error {
 			return run(ctx, func(err error) { cp.log.Warn(name+" has to wait", "err", err) })
 		})
 	}
+	cp.startHealth(start, background)
 	background("revocations", cp.fleet.WatchRevoked)
 	background("fleet configuration", cp.fleet.Watch)
 	background("streams", cp.playback.Run)

@@ -5,20 +5,15 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"time"
-
-	"segue/controlplane/api"
 )
 
 // Replicas share SQL. What lives for seconds and is in the memory of one they tell each other, as notices of the event
-// log: an edge's heartbeat, which a load balancer brought to one of them, and what busy callers have used up of their
-// budgets. A notice that is lost is followed by the next; while NATS is away each replica counts for itself, and knows the
-// edges that reach it.
+// log: here what busy callers have used up of their budgets; heartbeats of edges are in health.go. A notice that is lost is
+// followed by the next; while NATS is away each replica counts for itself.
 
 // word is one notice.
 type word struct {
-	From  string                    `json:"from"` // not the replica's name: two may have the same by mistake
-	Edge  string                    `json:"edge,omitempty"`
-	Beat  *api.Heartbeat            `json:"beat,omitempty"`
+	From  string                    `json:"from"`            // not the replica's name: two may have the same by mistake
 	Spent map[string]map[string]int `json:"spent,omitempty"` // policy -> caller -> requests
 }
 
@@ -49,26 +44,12 @@ func (cp *ControlPlane) tell(w word) {
 	_ = cp.events.Publish(replicaSubject, b) // NATS is away: see above
 }
 
-// heartbeat takes an edge's heartbeat and passes it on.
-func (cp *ControlPlane) heartbeat(ctx context.Context, id string, h api.Heartbeat) (api.HeartbeatReply, error) {
-	r, err := cp.fleet.Heartbeat(ctx, id, h)
-	if err == nil {
-		cp.tell(word{Edge: id, Beat: &h})
-	}
-	return r, err
-}
-
 // hearReplicas takes what others say, until ctx ends.
 func (cp *ControlPlane) hearReplicas(ctx context.Context) error {
 	return cp.events.Subscribe(ctx, replicaSubject, nil, func(_ string, body []byte) {
 		var w word
 		if json.Unmarshal(body, &w) != nil || w.From == cp.others.self {
 			return
-		}
-		if w.Beat != nil {
-			if _, err := cp.fleet.Heartbeat(ctx, w.Edge, *w.Beat); err != nil && ctx.Err() == nil {
-				cp.log.Debug("heartbeat from another replica", "node", w.Edge, "err", err)
-			}
 		}
 		for _, l := range cp.limits.all() {
 			for caller, n := range w.Spent[l.policy] {

@@ -117,7 +117,7 @@ func TestReplicasAreOne(t *testing.T) {
 	})
 
 	t.Run("a purge reaches edges of both", func(t *testing.T) {
-		a, b := one.join("eu-2", "eu", "http://a.example", 52, 5).client(t, one), two.join("eu-3", "eu", "http://b.example", 52, 5).client(t, two)
+		a, b := one.join("eu-2", "eu", "http://a.example", 52.4, 4.9).client(t, one), two.join("eu-3", "eu", "http://b.example", 52.4, 4.9).client(t, two)
 		waits := make(chan api.PurgeFeed, 2)
 		for _, c := range []*api.Client{a, b} {
 			go func() {

@@ -36,7 +36,7 @@ func (cp *ControlPlane) fleetRoutes(a huma.API) {
 		return reply(cp.fleet.Join(ctx, in.Body))
 	})
 	register(cp, a, operation("heartbeat", http.MethodPost, "/v1/fleet/heartbeat", tag, "Say that an edge lives", needEdge), func(ctx context.Context, in *struct{ Body api.Heartbeat }) (*answer[api.HeartbeatReply], error) {
-		return reply(cp.heartbeat(ctx, edgeID(ctx), in.Body))
+		return reply(cp.fleet.Heartbeat(ctx, edgeID(ctx), in.Body))
 	})
 	op = operation("new-purge", http.MethodPost, "/v1/admin/purges", tag, "Make all edges forget a key, a prefix or a tag", who)
 	op.DefaultStatus = http.StatusCreated

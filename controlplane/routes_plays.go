@@ -56,6 +56,7 @@ func (cp *ControlPlane) playsRoutes(a huma.API, router *httprouter.Router) {
 		if err != nil {
 			return nil, err
 		}
+		cp.opinions(p.UserID, events, out)
 		if err := cp.playback.Heard(ctx, p.UserID, events); err != nil { // the events are durable: nothing is to be sent again
 			cp.log.Warn("end of a stream is not noted, it will time out", "request", requestID(ctx), "err", err)
 		}

@@ -248,3 +248,26 @@ func TestPeersOfAnotherOriginDecline(t *testing.T) {
 		}
 	}
 }
+
+// One that has no route yet, or refused the release, does not say 404 for those that have it.
+func TestPeersWithoutTheRouteDecline(t *testing.T) {
+	s := &site{}
+	origin := httptest.NewServer(s)
+	defer origin.Close()
+	to, err := edge.NewHTTPOrigin(origin.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bases, edges, _, _ := fleetOf(t, 2, edge.Config{Routes: []*edge.Route{{Prefix: "/own/", Origin: to}}})
+	if err := edges[1].SetRoutes([]*edge.Route{{Prefix: "/r/", Origin: to}}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		if resp, got, err := try(t, fmt.Sprint(bases[1], "/r/", i), ""); err != nil || !bytes.Equal(got, s.body(fmt.Sprint("/", i))) {
+			t.Errorf("/r/%d: %s, %v", i, resp.Status, err)
+		}
+	}
+	if resp, _, _ := try(t, bases[0]+"/r/0", ""); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("without the route: %s", resp.Status)
+	}
+}

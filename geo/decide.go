@@ -103,14 +103,18 @@ const (
 
 // Reasons of rejections.
 const (
-	Unhealthy      Reason = "no-heartbeat"
-	Draining       Reason = "draining"
-	OtherTier      Reason = "other-tier"
-	PoolOff        Reason = "pool-off"    // the policy gives the node's pool no weight
-	NodeRule       Reason = "node-rule"   // the node's own rule is against the client's country or network
-	RegionRule     Reason = "region-rule" // its region's is
-	NotCanary      Reason = "canary-only"
-	NotAmongTheMax Reason = "not-among-the-best"
+	Unhealthy       Reason = "no-heartbeat"
+	ProbeFailed     Reason = "probe-failed" // and nothing is heard from it
+	PlayersComplain Reason = "players-report-errors"
+	Flapping        Reason = "flapping" // it came and went too often in the last minutes
+	WrongClock      Reason = "clock-is-wrong"
+	Draining        Reason = "draining"
+	OtherTier       Reason = "other-tier"
+	PoolOff         Reason = "pool-off"    // the policy gives the node's pool no weight
+	NodeRule        Reason = "node-rule"   // the node's own rule is against the client's country or network
+	RegionRule      Reason = "region-rule" // its region's is
+	NotCanary       Reason = "canary-only"
+	NotAmongTheMax  Reason = "not-among-the-best"
 )
 
 // Decision is the answer: nodes best first, and why each other node was not picked.
@@ -208,7 +212,7 @@ func Decide(c Client, nodes []Node, p Policy) Decision {
 			}
 		}
 		reason := refuse(n, &c, network, &p, d.Canary)
-		if reason == "" || reason == Unhealthy || reason == Draining {
+		if reason == "" || passing(reason) {
 			tied := c.Region != "" && n.Region == c.Region
 			at := km
 			if tied {
@@ -282,11 +286,18 @@ func refuse(n *Node, c *Client, network string, p *Policy, canary bool) Reason {
 	}
 	switch {
 	case !n.Healthy:
-		return Unhealthy
+		return cmp.Or(n.Why, Unhealthy)
 	case n.Draining:
 		return Draining
+	case n.ClockWrong && c.Tokens:
+		return WrongClock
 	}
 	return ""
+}
+
+// passing reports whether a rejection is for the node's state of now, and not for a rule.
+func passing(r Reason) bool {
+	return r == Unhealthy || r == Draining || r == WrongClock || r == ProbeFailed || r == PlayersComplain || r == Flapping
 }
 
 // Ranks of regions. Without a policy and with room at home all have rank 0, and only distance counts.

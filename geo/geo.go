@@ -82,7 +82,9 @@ type Node struct {
 	URL         string // scheme://host[:port]
 	At          Point
 	Healthy     bool
+	Why         Reason // when it is not Healthy; empty: Unhealthy
 	Draining    bool
+	ClockWrong  bool    // by more than tokens allow: it would refuse good ones, and take old ones
 	LoadRatio   float64 // 0..1 of what it can take
 	Tier        Tier
 	Weight      float64 // its share among equals, beside its capacity; zero: 1
@@ -115,4 +117,6 @@ type Client struct {
 	// Object spreads over the equally near nodes, each object always to the same one, so that their caches hold different
 	// things: a track's folder, a path. Empty: the least loaded one.
 	Object string
+	// Tokens: what the client gets holds a token with a beginning and an end, so that nodes with a wrong clock are no use.
+	Tokens bool
 }

@@ -18,6 +18,7 @@ import (
 	"segue/controlplane/playback"
 	"segue/controlplane/plays"
 	"segue/geo"
+	"segue/internal/registry"
 	"segue/internal/serve"
 	"segue/origin/dirstore"
 	"segue/origin/s3store"
@@ -55,6 +56,8 @@ type cli struct {
 	DNSZone        string           `help:"JSON file of the zone; see docs/steering.md." name:"dns-zone" type:"path" placeholder:"FILE"`
 	Home           string           `help:"Where addresses of the own network are: LAT,LON." placeholder:"LAT,LON"`
 	StrictCountry  bool             `help:"Refuse tracks that are limited to countries to listeners whose country is not known."`
+	Registry       string           `help:"Consul agent, consul://127.0.0.1:8500 or consul+tls://…: what it says of edges counts beside their heartbeats." placeholder:"URL"`
+	RegistryFiles  registry.Files   `embed:"" prefix:"registry-"`
 	Replica        string           `help:"Name of this replica." default:"one"`
 	Replicas       int              `help:"How many there are." default:"1"`
 	RateLimit      float64          `help:"Requests a second of one account or address; negative: no limit." default:"100"`
@@ -104,7 +107,7 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	cfg := controlplane.Config{Listen: c.Listen, Database: c.Database, Data: c.Data, Replica: c.Replica, Replicas: c.Replicas, NATS: c.NATS, ClickHouse: c.ClickHouse, Analyst: c.Analyst, TrainPairs: c.TrainPairs,
 		GeoDB: c.GeoDB, GeoASN: c.GeoASN, GeoRules: c.GeoRules, DNSListen: c.DNSListen, DNSZone: c.DNSZone, PublicURL: strings.TrimRight(c.PublicURL, "/"),
 		Playback: playback.Config{RefuseUnknownCountry: c.StrictCountry}, PerSecond: c.RateLimit, Version: version,
-		TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox,
+		Registry: registry.ConsulConfig{URL: c.Registry, Files: c.RegistryFiles}, TrustedProxies: c.TrustedProxies, InService: c.InService, MaxOutbox: c.MaxOutbox,
 		PlaysSchema: plays.Schema{Cluster: c.PlayLogs.Cluster, Retention: plays.Retention{Events: c.PlayLogs.KeepEvents, Rollups: c.PlayLogs.KeepRollups, Requests: c.PlayLogs.KeepRequests,
 			Minutes: c.PlayLogs.KeepMinutes, CMCD: c.PlayLogs.KeepCMCD}},
 		Drain: c.Drain, OldPictures: c.OldPictures, TraceEndpoint: c.TraceEndpoint}

@@ -23,6 +23,7 @@ import (
 	"segue/edge/fleet"
 	"segue/edge/transport"
 	"segue/geo"
+	"segue/internal/registry"
 	"segue/internal/serve"
 	"segue/origin/dirstore"
 	"segue/origin/s3store"
@@ -74,6 +75,11 @@ type cli struct {
 	AllowOrigin   []string        `help:"Host that a release of the fleet may name as an origin; *.example.org is all below it. Repeatable; none: any host." placeholder:"HOST" group:"Fleet"`
 	State         string          `help:"Folder for the identity, the last configuration and the request log." default:"./segue-edge-state" type:"path" group:"Fleet"`
 	SpoolSize     serve.ByteCount `help:"Disk for the request log until the control plane has taken it; when it is spent, the oldest goes. 0: no request log." default:"1GiB" group:"Fleet"`
+	Tier          string          `help:"What this node is for: edge, or shield." enum:"edge,shield" default:"edge" group:"Fleet"`
+	CapacityMbps  float64         `help:"What it can send, in Mbit/s: its load is counted of that, and so is its share of the objects." default:"1000" name:"capacity-mbps" placeholder:"N" group:"Fleet"`
+	Weight        float64         `help:"Its share among equals, beside the capacity." default:"1" group:"Fleet"`
+	Registry      string          `help:"Consul agent of this machine, consul://127.0.0.1:8500 or consul+tls://…: this edge is a service there, too." placeholder:"URL" group:"Fleet"`
+	RegistryFiles registry.Files  `embed:"" prefix:"registry-" group:"Fleet"`
 }
 
 func main() { serve.Main(run) }
@@ -142,6 +148,18 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if err != nil {
 		return serve.SetupError{Err: err}
 	}
+	var consul *registry.Consul
+	if c.Registry != "" {
+		if c.Control == "" {
+			return serve.Setupf("--registry is for an edge of a fleet: give --control")
+		}
+		if consul, err = registry.OpenConsul(registry.ConsulConfig{URL: c.Registry, Files: c.RegistryFiles}); err != nil {
+			return serve.SetupError{Err: err}
+		}
+	}
+	if c.CapacityMbps <= 0 || c.Weight <= 0 || c.Weight > 100 {
+		return serve.Setupf("--capacity-mbps must be more than 0, --weight more than 0 and at most 100")
+	}
 	if c.Check {
 		_, err := fmt.Fprintln(stdout, "all is well")
 		return err
@@ -166,7 +184,8 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	parts = append(parts, serve.Part{Name: "edge", Run: e.Run})
 	if c.Control != "" {
-		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version, Spool: spool, AllowOrigins: c.AllowOrigin,
+		cfg := fleet.Config{ControlPlane: c.Control, Name: c.Name, PublicURL: c.PublicURL, Dir: c.State, Version: version, Tier: c.Tier, CapacityBps: c.CapacityMbps * 1e6, Weight: c.Weight, MaxConnections: int64(c.MaxConns),
+			Spool: spool, AllowOrigins: c.AllowOrigin,
 			Open: func(ctx context.Context, o api.EdgeOrigin) (edge.Origin, error) {
 				s, err := s3store.OpenURL(ctx, o.URL, 1, os.Getenv)
 				if err != nil {
@@ -174,6 +193,12 @@ func (c *cli) run(ctx context.Context, stdout, stderr io.Writer) error {
 				}
 				return edge.StoreOrigin{Store: s, Fresh: cmp.Or(time.Duration(o.FreshSeconds)*time.Second, c.Fresh)}, nil
 			}}
+		if c.Disk != "" {
+			cfg.DiskSize = int64(c.DiskSize)
+		}
+		if consul != nil {
+			cfg.Registry = consul
+		}
 		if cfg.PublicURL == "" {
 			scheme := "http://"
 			if conns.TLS != nil {

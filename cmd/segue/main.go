@@ -44,6 +44,7 @@ type cli struct {
 type admin struct {
 	SQL     AdminSQL        `cmd:"" name:"sql" help:"Ask ClickHouse."`
 	Purge   AdminPurge      `cmd:"" help:"Make all edges forget a key, a prefix or a tag."`
+	Edges   AdminEdges      `cmd:"" help:"The edges of the fleet, their health, and whose opinion that is."`
 	Token   AdminToken      `cmd:"" help:"Make, list and take back admin tokens."`
 	Users   AdminUsers      `cmd:"" help:"List accounts, and change their plans."`
 	Import  AdminImport     `cmd:"" help:"Take artists, albums and tracks into the catalogue, without audio."`

@@ -55,6 +55,11 @@ func NewClient(server string, token func() (string, error)) (*Client, error) {
 		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 5 * time.Second}}}, nil
 }
 
+// Through has all calls go through what f makes of the client's transport; for use before the first call.
+func (c *Client) Through(f func(http.RoundTripper) http.RoundTripper) {
+	c.http.Transport = f(c.http.Transport)
+}
+
 // Call sends in as JSON, when it is not nil, and reads the answer into out, when that is not nil. A status of 400 and
 // more is a *Problem; a server that does not answer is media.ErrUnreachable. The methods below are the same, one per operation.
 func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {

@@ -58,11 +58,19 @@ type Heartbeat struct {
 	MemoryBytes    int64     `json:"memory_bytes"`
 	DiskBytes      int64     `json:"disk_bytes"`
 	ConfigRevision string    `json:"config_revision"` // the EdgeConfig in force
+
+	Tier           string  `json:"tier,omitempty" enum:"edge,shield"`          // default edge
+	CapacityBps    float64 `json:"capacity_bps,omitempty" minimum:"0"`         // what it can send; 0: 1 Gbit/s is taken
+	Weight         float64 `json:"weight,omitempty" minimum:"0" maximum:"100"` // its share among equals; 0: 1
+	MaxConnections int64   `json:"max_connections,omitempty" minimum:"0"`      // 0: not said
+	DiskSizeBytes  int64   `json:"disk_size_bytes,omitempty" minimum:"0"`      // what DiskBytes may become; 0: no disk
+	RoundTripMS    int64   `json:"round_trip_ms,omitempty"`                    // of the heartbeat before; 0: not known
 }
 
 // HeartbeatReply tells the edge what to be.
 type HeartbeatReply struct {
-	Draining bool `json:"draining"`
+	Draining bool      `json:"draining"`
+	Now      time.Time `json:"now"` // the control plane's clock: that of tokens
 }
 
 // EdgeConfig is an edge's part of the fleet's configuration, applied whole or not at all.
@@ -97,9 +105,27 @@ type Edge struct {
 	Name      string     `json:"name"`
 	Region    string     `json:"region"`
 	URL       string     `json:"url"`
-	State     string     `json:"state"` // healthy, draining, dead
+	State     string     `json:"state"` // healthy, draining, damped (it comes and goes, and is left alone for a while), dead
 	LastSeen  time.Time  `json:"last_seen"`
 	Heartbeat *Heartbeat `json:"heartbeat,omitempty"`
+
+	Reason      string    `json:"reason,omitempty"`        // why players are not sent to it
+	Since       time.Time `json:"since,omitzero"`          // of that
+	Opinions    Opinions  `json:"opinions"`                // that State follows from
+	LastKnown   bool      `json:"last_known,omitempty"`    // nothing is known now: State is what was known at LastSeen
+	Doubted     bool      `json:"doubted,omitempty"`       // too many fell silent at once: probes alone decide
+	Penalty     float64   `json:"penalty,omitempty"`       // for coming and going
+	ClockSkewMS *int64    `json:"clock_skew_ms,omitempty"` // its clock minus the control plane's
+	ClockWrong  bool      `json:"clock_wrong,omitempty"`   // it gets no players whose links hold tokens
+	ProbeError  string    `json:"probe_error,omitempty"`   // of the last probe
+}
+
+// Opinions on an edge: up, down, or - for none.
+type Opinions struct {
+	Heartbeat string `json:"heartbeat"`
+	Registry  string `json:"registry"` // of Consul
+	Probe     string `json:"probe"`
+	Players   string `json:"players"`
 }
 
 // RevokedFeed is what an edge has to refuse beyond what it knew up to a place. Next is the place to ask from the next time;

@@ -202,6 +202,9 @@ func (s *Service) Status(ctx context.Context, streams map[string]int) (api.Fleet
 		if f.Wanted != f.Release && st.active != nil {
 			f.LagSeconds = max(0, now.Sub(st.active.at).Seconds())
 		}
+		if h := e.Heartbeat; h != nil { // without a pool it is what the edge says of itself
+			f.Tier, f.Weight, f.CapacityMbps = cmp.Or(h.Tier, f.Tier), cmp.Or(h.Weight, f.Weight), cmp.Or(int64(h.CapacityBps/1e6), f.CapacityMbps)
+		}
 		if p := st.poolOf[e.ID]; p != nil {
 			f.Pool, f.Tier, f.Weight, f.CapacityMbps, f.Canary = p.Name, p.Spec.Tier, p.Spec.Weight, p.Spec.CapacityMbps, p.Spec.Canary
 		}

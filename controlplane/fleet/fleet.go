@@ -40,15 +40,12 @@ import (
 // Audience is aud of the JWTs that edges sign.
 const Audience = "segue-fleet"
 
-// capacityBps is what an edge is taken to carry until it says otherwise: 1 Gbit/s.
-const capacityBps = 1e9
-
 var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // Service is safe for concurrent use.
 type Service struct {
 	db    *store.DB
-	nodes *registry.Memory
+	nodes *registry.Health
 	keys  func() []api.TokenKey // verify-only
 
 	news newest // purge
@@ -62,17 +59,22 @@ type Service struct {
 	state     atomic.Pointer[state]
 	known     atomic.Value // string: the key that all edges were found to know last
 
-	mu     sync.Mutex           // guards the fields below
-	busy   map[string]time.Time // by edge: when it last had requests
-	beats  map[string]api.Heartbeat
-	ids    map[string][]byte // public keys of the edges that were heard
-	purged map[string]int64  // by edge: the epoch that it acknowledged
+	mu      sync.Mutex           // guards the fields below
+	busy    map[string]time.Time // by edge: when it last had requests
+	beats   map[string]api.Heartbeat
+	ids     map[string][]byte          // public keys of the edges that there are
+	purged  map[string]int64           // by edge: the epoch that it acknowledged
+	members map[string]registry.Member // the edges that there are, as SQL said last
+
+	// Share, when set before use, carries this replica's heartbeats to the others, which give them to Shared.
+	Share func([]byte)
+	self  string // marks the own ones: not the replica's name, two may have the same by mistake
 }
 
 // New returns the service; keys gives the public halves that edges verify tokens with.
-func New(db *store.DB, nodes *registry.Memory, keys func() []api.TokenKey) *Service {
+func New(db *store.DB, nodes *registry.Health, keys func() []api.TokenKey) *Service {
 	return &Service{db: db, nodes: nodes, keys: keys, beats: map[string]api.Heartbeat{}, ids: map[string][]byte{}, purged: map[string]int64{},
-		busy: map[string]time.Time{}, begun: time.Now()}
+		busy: map[string]time.Time{}, begun: time.Now(), members: map[string]registry.Member{}, self: rand.Text()}
 }
 
 // NewJoinToken makes a token that admits edges into one region.
@@ -211,14 +213,16 @@ func checkURL(raw string) error {
 // Verify reads the JWT that an edge signed and returns the edge's id. Errors: media.ErrNoAccess.
 func (s *Service) Verify(ctx context.Context, token string) (string, error) {
 	var c jwt.RegisteredClaims
+	qctx, cancel := context.WithTimeout(ctx, lookFor)
+	defer cancel()
 	_, err := jwt.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
 		var key string
-		if err := s.db.QueryRowContext(ctx, `SELECT public_key FROM edges WHERE id = $1`, c.Issuer).Scan(&key); err != nil {
-			return nil, err
+		if err := s.db.QueryRowContext(qctx, `SELECT public_key FROM edges WHERE id = $1`, c.Issuer).Scan(&key); err != nil {
+			return s.keyWithoutDatabase(c.Issuer, err)
 		}
 		b, err := base64.StdEncoding.DecodeString(key)
 		return ed25519.PublicKey(b), err
-	}, jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithAudience(Audience), jwt.WithExpirationRequired(), jwt.WithIssuedAt())
+	}, jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithAudience(Audience), jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(clockLeeway))
 	if err != nil || c.Subject != c.Issuer || c.IssuedAt == nil || c.ExpiresAt.Sub(c.IssuedAt.Time) > time.Minute {
 		return "", fmt.Errorf("edge identity is not valid: %w", media.ErrNoAccess)
 	}
@@ -230,27 +234,13 @@ func (s *Service) Heartbeat(ctx context.Context, id string, h api.Heartbeat) (ap
 	if err := checkURL(h.URL); err != nil {
 		return api.HeartbeatReply{}, err
 	}
-	n := geo.Node{ID: id, URL: h.URL, LoadRatio: min(1, max(h.CPURatio, float64(h.EgressBps)/s.state.Load().capacityBps(id)))}
-	var draining int
-	var key string
-	err := s.db.QueryRowContext(ctx, `SELECT e.name, e.region, e.draining, e.public_key, r.latitude, r.longitude FROM edges e JOIN regions r ON r.name = e.region WHERE e.id = $1`, id).
-		Scan(&n.Name, &n.Region, &draining, &key, &n.At.Lat, &n.At.Lon)
-	if errors.Is(err, sql.ErrNoRows) {
-		return api.HeartbeatReply{}, fmt.Errorf("edge %s: %w", id, media.ErrNotFound)
-	} else if err != nil {
+	now := time.Now()
+	m, err := s.member(ctx, id)
+	if err != nil {
 		return api.HeartbeatReply{}, err
 	}
-	public, err := base64.StdEncoding.DecodeString(key)
-	if err != nil {
-		return api.HeartbeatReply{}, fmt.Errorf("public key of edge %s: %w: %w", id, media.ErrCorrupt, err)
-	}
-	n.Draining = draining != 0 || h.Draining
-	s.nodes.Announce(n, time.Now())
-	s.mu.Lock()
-	s.beats[id], s.ids[id] = h, public
-	s.mu.Unlock()
-	s.hearTraffic(id, h, time.Now())
-	return api.HeartbeatReply{Draining: draining != 0 || s.state.Load().draining(id) != ""}, nil
+	s.heard(m, h, now)
+	return api.HeartbeatReply{Draining: m.Draining || s.state.Load().draining(id) != "", Now: time.Now().UTC()}, nil
 }
 
 // Edges lists all edges by name.
@@ -261,26 +251,14 @@ func (s *Service) Edges(ctx context.Context) ([]api.Edge, error) {
 	}
 	defer rows.Close()
 	out := []api.Edge{}
+	conditions := s.conditions()
 	for rows.Next() {
 		var e api.Edge
 		var draining int
 		if err := rows.Scan(&e.ID, &e.Name, &e.Region, &e.URL, &draining); err != nil {
 			return nil, err
 		}
-		e.State = "dead"
-		if at, ok := s.nodes.Seen(e.ID); ok {
-			e.LastSeen = at.UTC()
-			if time.Since(at) < registry.DeadAfter {
-				e.State = "healthy"
-				if draining != 0 || s.state.Load().draining(e.ID) != "" {
-					e.State = "draining"
-				}
-			}
-			s.mu.Lock()
-			h := s.beats[e.ID]
-			s.mu.Unlock()
-			e.URL, e.Heartbeat = h.URL, &h
-		}
+		s.describe(&e, conditions[e.ID], draining != 0 || s.state.Load().draining(e.ID) != "")
 		out = append(out, e)
 	}
 	return out, rows.Err()

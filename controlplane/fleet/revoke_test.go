@@ -32,7 +32,7 @@ func replica(t *testing.T, dsn string) (*fleet.Service, *store.DB) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	return fleet.New(db, &registry.Memory{}, func() []api.TokenKey { return nil }), db
+	return fleet.New(db, registry.NewHealth(registry.HealthConfig{}, &registry.Memory{}), func() []api.TokenKey { return nil }), db
 }
 
 func revoke(t *testing.T, s *fleet.Service, db *store.DB, until time.Time, ctis ...string) {

@@ -109,7 +109,7 @@ func (s *Service) Reload(ctx context.Context) error {
 	if old != nil {
 		for id := range old.edges {
 			if _, stays := next.edges[id]; !stays { // whoever deleted it
-				s.nodes.Forget(id)
+				s.forget(id)
 			}
 		}
 	}
@@ -307,6 +307,7 @@ func (s *Service) Nodes(now time.Time) []geo.Node {
 	if st == nil {
 		return list
 	}
+	list = slices.Clone(list) // the registry gives the same to everybody
 	for i := range list {
 		n := &list[i]
 		n.Draining = n.Draining || st.draining(n.ID) != ""
@@ -322,16 +323,22 @@ func (s *Service) Nodes(now time.Time) []geo.Node {
 	return list
 }
 
-// capacityBps is what an edge can send.
-func (st *state) capacityBps(id string) float64 {
-	if p := st.poolOf[id]; p != nil {
-		return float64(p.Spec.CapacityMbps) * 1e6
+// capacityBps is what an edge can send, by its pool, else by what it says itself.
+func (st *state) capacityBps(id string, said float64) float64 {
+	if st != nil && st.poolOf[id] != nil {
+		return float64(st.poolOf[id].Spec.CapacityMbps) * 1e6
+	}
+	if said > 0 {
+		return said
 	}
 	return capacityBps
 }
 
 // draining says what of the configuration drains an edge: edge, pool, region; "": nothing.
 func (st *state) draining(id string) string {
+	if st == nil {
+		return "" // not read yet
+	}
 	e, ok := st.edges[id]
 	if !ok {
 		return ""
@@ -411,8 +418,8 @@ func (s *Service) Said(ctx context.Context, id string, e api.EdgeState) error {
 
 // living reports whether an edge answers, or may: just after a start nobody was heard yet.
 func (s *Service) living(id string, now time.Time) bool {
-	at, ok := s.nodes.Seen(id)
-	return ok && now.Sub(at) < registry.DeadAfter || !ok && now.Sub(s.begun) < 2*registry.DeadAfter
+	lives, heard := s.nodes.Lives(id, now)
+	return lives || !heard && now.Sub(s.begun) < 2*registry.DeadAfter
 }
 
 // Known reports whether all edges that live have said that they verify tokens with a key: then it may sign.

@@ -247,7 +247,7 @@ func (s *Service) Edges(l api.Listener, who, object string) ([]geo.Pick, error) 
 	if s.ask.Policy != nil {
 		p, _ = s.ask.Policy(object)
 	}
-	d := geo.Decide(geo.Client{Place: s.ask.Locate(l.Client), ID: who, Object: object}, s.ask.Nodes(time.Now()), p)
+	d := geo.Decide(geo.Client{Place: s.ask.Locate(l.Client), ID: who, Object: object, Tokens: true}, s.ask.Nodes(time.Now()), p)
 	if len(d.Picks) == 0 {
 		return nil, ErrNoEdge
 	}

@@ -82,7 +82,7 @@ func (s *Service) snapshot(now time.Time) *snapshot {
 func (s *Service) Explain(now time.Time, client netip.Addr, id, object string) (geo.Place, geo.Decision) {
 	place := s.cfg.Locate(client)
 	p, _ := s.cfg.Policy(object)
-	return place, geo.Decide(geo.Client{Place: place, ID: id, Object: object}, s.snapshot(now).nodes, p)
+	return place, geo.Decide(geo.Client{Place: place, ID: id, Object: object, Tokens: strings.HasPrefix(object, "media/")}, s.snapshot(now).nodes, p)
 }
 
 // ErrNoEdge: no edge is healthy.
@@ -190,7 +190,7 @@ func (s *Service) decide(now time.Time, g *Grant, client netip.Addr) (*snapshot,
 	snap := s.snapshot(now)
 	p, _ := s.cfg.Policy(g.Folder)
 	p.Max = cmp.Or(p.Max, 3)
-	return snap, geo.Decide(geo.Client{Place: s.cfg.Locate(client), ID: g.Play, Object: g.Folder}, snap.nodes, p)
+	return snap, geo.Decide(geo.Client{Place: s.cfg.Locate(client), ID: g.Play, Object: g.Folder, Tokens: true}, snap.nodes, p)
 }
 
 // grants remembers verified tokens: a signature costs a hundred times a steering answer. When one generation is full the

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 
 	"segue/controlplane/api"
 	"segue/edge"
+	"segue/internal/registry"
 	"segue/internal/serve"
 	"segue/media/cat"
 
@@ -48,11 +50,27 @@ type Config struct {
 	AllowOrigins []string
 	// Open opens an origin that is none of plain HTTP, by its URL; nil: there are no others here.
 	Open func(context.Context, api.EdgeOrigin) (edge.Origin, error)
+
+	Tier           string  // edge or shield; empty: edge
+	CapacityBps    float64 // what it can send; 0: not said
+	Weight         float64 // its share among equals; 0: 1
+	MaxConnections int64   // 0: not said
+	DiskSize       int64   // bytes that its disk tier may have; 0: none
+	Registry       Announcer
+}
+
+// Announcer is where the edge says that it lives, beside the control plane; nil: nowhere.
+type Announcer interface {
+	Announce(ctx context.Context, b registry.Beat) error
+	Withdraw(ctx context.Context, id string) error
 }
 
 const (
-	beatEvery = 2 * time.Second
+	beatEvery = registry.BeatEvery
 	audience  = "segue-fleet"
+	// A control plane that was away comes back to all edges at once: they ask again after pauses that grow and differ.
+	minPause = time.Second
+	maxPause = 8 * time.Second
 )
 
 // Member is a member of the fleet.
@@ -72,6 +90,10 @@ type Member struct {
 	state   api.EdgeState          // what the control plane is to know
 	told    *api.EdgeState         // what it was told last in this life
 	unkept  *api.EdgeConfig        // that is to be written down for a restart; nil: it is
+
+	clock clock
+	said  atomic.Value // api.Heartbeat, the last
+	out   atomic.Bool  // it drains
 }
 
 // Join reads the identity of an earlier life, or makes one and joins. It applies the configuration kept, if there is
@@ -82,6 +104,7 @@ func Join(ctx context.Context, cfg Config, e *edge.Edge, log *slog.Logger) (*Mem
 	if m.client, err = api.NewClient(cfg.ControlPlane, m.sign); err != nil {
 		return nil, serve.SetupError{Err: err}
 	}
+	m.client.Through(func(next http.RoundTripper) http.RoundTripper { return through{next, &m.clock} })
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, serve.Setupf("edge folder: %w", err)
 	}
@@ -145,48 +168,66 @@ func (m *Member) Run(ctx context.Context, ready func()) error {
 	var before edge.Counters
 	var beforeCPU time.Duration
 	last := time.Now()
+	var trip time.Duration
+	wrong := false
 	beat := func(ctx context.Context, draining bool) error {
 		now, c, cpu := time.Now(), m.edge.Counters(), cpuTime()
 		sec := max(now.Sub(last).Seconds(), 0.001)
 		h := api.Heartbeat{URL: m.cfg.PublicURL, Version: m.cfg.Version, At: now.UTC(), Draining: draining, Connections: c.Connections,
 			EgressBps: int64(float64(c.ServedBytes-before.ServedBytes) * 8 / sec), RequestsPerSec: float64(c.Requests-before.Requests) / sec,
-			CPURatio: min(1, (cpu-beforeCPU).Seconds()/sec/float64(runtime.NumCPU())), MemoryBytes: c.MemoryBytes, DiskBytes: c.DiskBytes, ConfigRevision: m.configured()}
+			CPURatio: min(1, (cpu-beforeCPU).Seconds()/sec/float64(runtime.NumCPU())), MemoryBytes: c.MemoryBytes, DiskBytes: c.DiskBytes, ConfigRevision: m.configured(),
+			Tier: m.cfg.Tier, CapacityBps: m.cfg.CapacityBps, Weight: m.cfg.Weight, MaxConnections: m.cfg.MaxConnections, DiskSizeBytes: m.cfg.DiskSize, RoundTripMS: trip.Milliseconds()}
 		if n := c.Requests - before.Requests; n > 0 {
 			h.HitRatio = float64(c.Hits-before.Hits) / float64(n)
 		}
 		before, beforeCPU, last = c, cpu, now
+		m.said.Store(h)
 		bctx, cancel := context.WithTimeout(ctx, beatEvery)
 		defer cancel()
 		var r api.HeartbeatReply
+		sent := time.Now()
 		err := m.client.Call(bctx, http.MethodPost, "/v1/fleet/heartbeat", h, &r)
-		if err == nil && !draining {
-			m.edge.Drain(r.Draining)
+		if err != nil {
+			trip = 0
+			return err
 		}
-		return err
+		trip = time.Since(sent)
+		if skew := sent.Add(trip / 2).Sub(r.Now); !r.Now.IsZero() && (skew.Abs()-trip/2 > cat.Leeway) != wrong {
+			if wrong = !wrong; wrong {
+				m.log.Error("the clock of this machine is wrong: good tokens are refused, or old ones taken, and few players are sent here; set it", "skew", skew.Round(time.Millisecond).String())
+			} else {
+				m.log.Info("the clock is right again")
+			}
+		}
+		if !draining {
+			m.edge.Drain(r.Draining)
+			m.out.Store(r.Draining)
+		}
+		return nil
 	}
 	beforeCPU = cpuTime()
 	err := beat(ctx, false)
 	ready()
 	var pollers sync.WaitGroup
 	defer pollers.Wait()
+	if m.cfg.Registry != nil {
+		pollers.Go(func() { m.announce(ctx) })
+	}
 	pollers.Go(func() { m.followPurges(ctx) })
 	if m.cfg.Spool != nil {
 		pollers.Go(func() { m.ship(ctx, m.cfg.Spool) })
 	}
 	pollers.Go(func() { m.followRevoked(ctx) })
 	pollers.Go(func() {
+		var p pause
 		for ctx.Err() == nil {
-			if err := errors.Join(m.say(ctx), m.poll(ctx, true)); err != nil && ctx.Err() == nil {
+			err := errors.Join(m.say(ctx), m.poll(ctx, true))
+			if err != nil && ctx.Err() == nil {
 				m.log.Debug("poll of the configuration", "err", err)
-				select {
-				case <-ctx.Done():
-				case <-time.After(beatEvery):
-				}
 			}
+			p.after(ctx, err)
 		}
 	})
-	tick := time.NewTicker(beatEvery)
-	defer tick.Stop()
 	lost := false
 	for ctx.Err() == nil {
 		if was := lost; (err != nil) != was {
@@ -198,13 +239,30 @@ func (m *Member) Run(ctx context.Context, ready func()) error {
 		}
 		select {
 		case <-ctx.Done():
-		case <-tick.C:
+		case <-time.After(beatEvery - time.Duration(rand.Int64N(int64(beatEvery/10)))): // edges that began together do not stay so
 			err = beat(ctx, false)
 		}
 	}
 	pollers.Wait()
 	_ = beat(context.WithoutCancel(ctx), true) // without it, silence says the same three seconds later
 	return nil
+}
+
+// pause is between two tries of a call that fails: it doubles from minPause to maxPause, and each is anything from a half of
+// that to one and a half. The zero value is ready.
+type pause struct{ now time.Duration }
+
+// after waits when err is not nil, until ctx ends at most.
+func (p *pause) after(ctx context.Context, err error) {
+	if err == nil {
+		p.now = 0
+		return
+	}
+	p.now = min(max(2*p.now, minPause), maxPause)
+	select {
+	case <-ctx.Done():
+	case <-time.After(p.now/2 + time.Duration(rand.Int64N(int64(p.now)))):
+	}
 }
 
 // poll asks for the configuration; with wait, for one that is not the current.
@@ -312,7 +370,7 @@ func (m *Member) trust(c api.EdgeConfig) {
 
 // sign makes the JWT of one call.
 func (m *Member) sign() (string, error) {
-	now := time.Now()
+	now := m.clock.now()
 	return jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.RegisteredClaims{Issuer: m.joined.EdgeID, Subject: m.joined.EdgeID, Audience: jwt.ClaimStrings{audience},
 		IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(45 * time.Second))}).SignedString(m.key)
 }

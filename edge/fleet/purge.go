@@ -23,14 +23,13 @@ func (m *Member) catchUp(ctx context.Context) error {
 
 // followPurges applies purges as they are ordered, until ctx ends.
 func (m *Member) followPurges(ctx context.Context) {
+	var p pause
 	for ctx.Err() == nil {
-		if _, err := m.purge(ctx, "&wait=25s"); err != nil && ctx.Err() == nil {
+		_, err := m.purge(ctx, "&wait=25s")
+		if err != nil && ctx.Err() == nil {
 			m.log.Warn("purges cannot be followed, trying on", "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(beatEvery):
-			}
 		}
+		p.after(ctx, err)
 	}
 }
 

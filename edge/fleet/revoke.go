@@ -129,14 +129,13 @@ func (m *Member) askRevoked(ctx context.Context, wait string) error {
 // followRevoked refuses tokens as they are revoked, until ctx ends.
 func (m *Member) followRevoked(ctx context.Context) {
 	saved := time.Now()
+	var p pause
 	for ctx.Err() == nil {
-		if err := m.askRevoked(ctx, "25s"); err != nil && ctx.Err() == nil {
+		err := m.askRevoked(ctx, "25s")
+		if err != nil && ctx.Err() == nil {
 			m.log.Debug("revocations cannot be followed, trying on", "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(beatEvery):
-			}
 		}
+		p.after(ctx, err)
 		if time.Since(saved) > saveEvery || ctx.Err() != nil {
 			saved = time.Now()
 			if err := m.saveRevoked(); err != nil {

@@ -254,7 +254,7 @@ func (p *Platform) edge(name, listen, region, url string, reg prometheus.Registe
 			if err != nil {
 				return err
 			}
-			m, err := fleet.Join(ctx, fleet.Config{ControlPlane: p.Server(), Name: name, PublicURL: url, JoinToken: token, Dir: dir, Version: p.cfg.Version, Spool: spool}, e, p.log)
+			m, err := fleet.Join(ctx, fleet.Config{ControlPlane: p.Server(), Name: name, PublicURL: url, JoinToken: token, Dir: dir, Version: p.cfg.Version, Spool: spool, DiskSize: p.cfg.EdgeDisk}, e, p.log)
 			if err != nil {
 				return err
 			}
