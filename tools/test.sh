@@ -11,7 +11,7 @@ step() { # name, command…: prints how long it took
 formatted() { local bad; bad=$(git ls-files -z '*.go' | xargs -0 gofmt -l); [ -z "$bad" ] || { echo "gofmt: $bad"; return 1; }; }
 static() { go vet ./... && go tool staticcheck ./...; }
 gotest() {
-  go test -race -count=1 -timeout 20m -v ./... >.cache/log/go.log 2>&1
+  go test -race -count=1 -timeout 40m -v ./... >.cache/log/go.log 2>&1
   local status=$?
   grep -E '^(ok|FAIL|panic:|--- FAIL|    --- FAIL|--- SKIP|    --- SKIP)' .cache/log/go.log
   # What a failed test said comes before its line, what a race or a broken build said has a line of its own.
