@@ -89,6 +89,22 @@ func (s *Sink) Run(ctx context.Context, log *eventlog.Log) error {
 	}()
 	s.reads.Store(log)
 	var all sync.WaitGroup
+	all.Go(func() { // analysts have tables to ask before the first event comes, and those of this version
+		for failed := false; ; failed = true {
+			_, err := s.open(ctx)
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			if !failed {
+				s.log.Warn("the tables of the play logs have to wait", "err", err)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(openAgain):
+			}
+		}
+	})
 	for _, f := range feeds {
 		all.Go(func() {
 			buffer := f.rows(s.Country)
@@ -99,6 +115,9 @@ func (s *Sink) Run(ctx context.Context, log *eventlog.Log) error {
 	all.Wait()
 	return nil
 }
+
+// openAgain is between two tries to make the tables when nobody has a row to store: ClickHouse may start later.
+const openAgain = 2 * time.Second
 
 // open returns the connection, and makes the tables the first time.
 func (s *Sink) open(ctx context.Context) (driver.Conn, error) {

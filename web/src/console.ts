@@ -92,7 +92,7 @@ export class Console {
       sessionStorage.removeItem(kept);
       return [this.door("This token does not open the console: " + e.message)];
     }
-    return [el("div", { class: "head" }, el("h1", {}, "Fleet"), el("span", { class: "grow" }), el("button", { class: "link", onclick: () => { sessionStorage.removeItem(kept); dispatchEvent(new Event("hashchange")); } }, "Forget the token")), box, this.tools()];
+    return [el("div", { class: "head" }, el("h1", {}, "Fleet"), el("span", { class: "grow" }), el("a", { class: "link", href: "/console/sql" }, "Ask the play logs"), el("button", { class: "link", onclick: () => { sessionStorage.removeItem(kept); dispatchEvent(new Event("hashchange")); } }, "Forget the token")), box, this.tools()];
   }
 
   private door(error: string): Node {

@@ -16,9 +16,9 @@ const questions: Record<string, string> = {
   "Hit ratio by edge and hour": "SELECT toStartOfHour(minute) AS hour, sumIf(requests, cache = 'hit') / sum(requests) AS hit_ratio, sum(bytes) AS bytes\nFROM edge_minutely WHERE minute > now() - INTERVAL 1 DAY GROUP BY hour ORDER BY hour",
 };
 examples.replaceChildren(el("option", { value: "" }, "…"), ...Object.keys(questions).map((q) => el("option", { value: q }, q)));
-examples.onchange = () => { if (questions[examples.value]) sql.value = questions[examples.value]; };
+examples.onchange = () => { if (questions[examples.value]) sql.value = questions[examples.value]!; };
 token.value = sessionStorage.getItem(kept) ?? "";
-sql.value = questions["Plays a day"];
+sql.value = questions["Plays a day"]!;
 
 let last: Table | undefined;
 
@@ -48,7 +48,7 @@ kind.onchange = show;
 
 const say = (text: string) => { $("said").textContent = text; };
 const cell = (v: unknown) => v === null ? "" : typeof v === "object" ? JSON.stringify(v) : String(v);
-const isNumber = (c: Column) => /^(Nullable\()?(U?Int|Float|Decimal)/.test(c.type);
+const isNumber = (c: Column | undefined) => !!c && /^(Nullable\()?(U?Int|Float|Decimal)/.test(c.type);
 
 function show() {
   $<HTMLButtonElement>("csv").disabled = !last;
@@ -77,7 +77,7 @@ function chart(t: Table, form: "line" | "bar"): Node[] {
   };
   svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
   svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", shown.map((i) => t.columns[i].name).join(", "));
+  svg.setAttribute("aria-label", shown.map((i) => t.columns[i]!.name).join(", "));
   for (let i = 0; i <= 4; i++) {
     const v = (most * i) / 4;
     put("line", { x1: left, x2: w, y1: y(v), y2: y(v), stroke: "currentColor", "stroke-opacity": 0.15 });
@@ -85,14 +85,14 @@ function chart(t: Table, form: "line" | "bar"): Node[] {
   }
   const each = (w - left) / rows.length, bar = Math.max(1, (each * 0.8) / shown.length);
   shown.forEach((c, k) => {
-    if (form === "line") put("polyline", { points: rows.map((r, i) => `${x(i)},${y(Number(r[c]) || 0)}`).join(" "), fill: "none", stroke: colours[k], "stroke-width": 2 });
-    else rows.forEach((r, i) => put("rect", { x: x(i) - each * 0.4 + k * bar, y: y(Number(r[c]) || 0), width: bar, height: h - bottom - y(Number(r[c]) || 0), fill: colours[k] }));
+    if (form === "line") put("polyline", { points: rows.map((r, i) => `${x(i)},${y(Number(r[c]) || 0)}`).join(" "), fill: "none", stroke: colours[k]!, "stroke-width": 2 });
+    else rows.forEach((r, i) => put("rect", { x: x(i) - each * 0.4 + k * bar, y: y(Number(r[c]) || 0), width: bar, height: h - bottom - y(Number(r[c]) || 0), fill: colours[k]! }));
   });
   const step = Math.ceil(rows.length / 8);
   rows.forEach((r, i) => { if (i % step === 0) put("text", { x: x(i), y: h - 6, "text-anchor": "middle", "font-size": 11, fill: "currentColor" }, (over >= 0 ? cell(r[over]) : String(i + 1)).slice(0, 16)); });
   return [svg, el("p", { class: "legend" }, ...shown.map((c, k) => {
-    const name = el("span", {}, "■ " + t.columns[c].name + " ");
-    name.style.color = colours[k]; // an attribute would be refused by the page's policy
+    const name = el("span", {}, "■ " + t.columns[c]!.name + " ");
+    name.style.color = colours[k]!; // an attribute would be refused by the page's policy
     return name;
   }))];
 }
