@@ -157,13 +157,3 @@ func parseTape(key media.Key, b []byte) (*tape, error) {
 	t.key = media.Key(folder + file)
 	return t, nil
 }
-
-// keyOf is the object's key in an edge's URL: without the token.
-func keyOf(raw string) media.Key {
-	_, path, _ := split(raw)
-	path, _, _ = strings.Cut(strings.TrimPrefix(path, "/"), "?")
-	if rest, ok := strings.CutPrefix(path, "t/"); ok {
-		_, path, _ = strings.Cut(rest, "/")
-	}
-	return media.Key(path)
-}

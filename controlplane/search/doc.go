@@ -8,7 +8,7 @@
 // any list are its best, so that a query ranks some hundred and never looks at the rest. Beginnings of up to three
 // letters have lists of their own, longer ones are ranges of the sorted dictionary; typos and middles of words are looked
 // for only when nothing else is found. What changes is a new small segment that hides older documents; segments are
-// merged, in one order and hence without sorting, before there are many. Why this and no library's index: decision 0008.
+// merged, in one order and hence without sorting, before there are many. Why this and no library's index: decision 0010.
 //
 // A generation is a folder of segments. One is served; another may be filled beside it (Rebuild) and takes its place in
 // one step. While the first one is filled it is served as far as it is, and answers say so.

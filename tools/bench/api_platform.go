@@ -36,7 +36,6 @@ type platform struct {
 	postgres []string // its folder, when it is ours; empty: SQLite
 	nats     *natsd.Server
 	admin    *api.Client
-	edge     ed25519.PrivateKey
 	stopBeat context.CancelFunc
 }
 
