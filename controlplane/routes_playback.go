@@ -131,7 +131,7 @@ func (cp *ControlPlane) revoke(ctx context.Context, n api.NewRevocation) (api.Re
 	}
 	if n.UserID != "" {
 		if _, err := cp.identity.User(ctx, n.UserID); err != nil {
-			return r, err
+			return r, fmt.Errorf("%s: %w", n.UserID, err)
 		}
 	}
 	err := cp.db.Tx(ctx, func(tx *sql.Tx) (err error) {
