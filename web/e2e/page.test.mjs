@@ -123,6 +123,7 @@ test("a reload keeps the session, signing out ends it", async () => {
   await page.reload();
   await page.waitForSelector(".tracks li");
   await page.click("#account");
+  await page.click(".menu >> text=Sign out");
   await page.waitForSelector("#sign-go");
   await page.reload();
   await page.waitForSelector("#sign-go");
