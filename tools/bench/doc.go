@@ -10,7 +10,7 @@
 //
 //	make bench-api                                        SQLite, PostgreSQL, two replicas: half an hour, the first time more
 //	make bench-api ARGS="-tracks 100000 -only cost"       a smaller one; what each operation costs
-//	make bench-api ARGS="-databases sqlite -only mix -profile /tmp/p"
+//	make bench-api ARGS="-databases sqlite -only mix -profile profiles"
 //
 // A peer is configured as a cache that holds everything in memory or in tmpfs, with its logs off; conf/ has the files.
 package main
